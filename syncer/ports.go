@@ -9,7 +9,7 @@ import (
 )
 
 // Replica is what the syncer needs of a local database. Its methods are called
-// by one goroutine at a time.
+// by one goroutine at a time, Measure excepted.
 type Replica interface {
 	// Pending returns the oldest changes above the acknowledged watermark, whole
 	// transactions only, up to the limits but at least one transaction. What it
@@ -38,8 +38,18 @@ type Replica interface {
 	Rebootstrap(ctx context.Context) error
 	// Checkpoint moves live's WAL into its file as far as readers allow.
 	Checkpoint(ctx context.Context) error
-	// Measure reports sizes and positions; cheap enough to call often.
+	// Measure reports sizes and positions; cheap enough to call often. Unlike the
+	// other methods it may be called at any time, by any goroutine, also while
+	// another method runs: Stats must answer during a long poll.
 	Measure(ctx context.Context) (Measure, error)
+}
+
+// TriggerSource is implemented by replicas that can tell which triggers were in
+// force when pending changes were made: those of live and those of base. A push
+// suspends such triggers on the remote, because their effects are in the log,
+// row by row. Without it no trigger is suspended.
+type TriggerSource interface {
+	Triggers(ctx context.Context) ([]SchemaObject, error)
 }
 
 // Remote is what the syncer needs of the Turso database.
