@@ -55,6 +55,11 @@ type Change struct {
 	// alias holding its value. Before is nil for an insert, After for a delete.
 	Before, After []byte
 	Schema        *SchemaChange // nil for a row
+	// Local is set by Load for an update or delete of a row that has no identity
+	// but its rowid (no primary key, or a NULL in it) and whose insert is itself
+	// in the log: the row may have another rowid on the remote and on a new base,
+	// and is found by its content.
+	Local bool
 }
 
 // SchemaChange is a schema statement in a normal form: for CREATE the text that

@@ -1,0 +1,358 @@
+package cdc
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mattn/go-sqlite3"
+)
+
+// logColumns are the columns of turso_cdc that a Change is made of; updates is
+// always NULL in our log.
+const logColumns = `change_id, change_time, change_txn_id, change_type, table_name, id, "before", "after", shape`
+
+// Load reads the changes of turso_cdc with ids above the given one, in order,
+// and hands each to yield, which may keep it. An error of yield ends the reading
+// and is returned. Changes are streamed; memory does not grow with the log, but
+// for the rowids of rows that the log inserts into tables without primary key,
+// and only if the log also updates or deletes such rows (see Change.Local).
+//
+// conn must not be used otherwise while yield runs, except for reading.
+func Load(conn *sqlite3.SQLiteConn, above ID, yield func(*Change) error) error {
+	r := logReader{conn: conn, shapes: make(map[int64]*Shape)}
+	err := query(conn, `SELECT `+logColumns+` FROM turso_cdc WHERE change_id > ? ORDER BY change_id`,
+		[]any{int64(above)}, func(row []driver.Value) error {
+			c, err := r.change(row)
+			if err != nil {
+				return err
+			}
+			return yield(c)
+		})
+	if err != nil {
+		return fmt.Errorf("read log: %w", err)
+	}
+	return nil
+}
+
+// LoadTxns is Load by whole transactions: each call of yield gets the changes
+// of one, which it may keep.
+func LoadTxns(conn *sqlite3.SQLiteConn, above ID, yield func(txn []Change) error) error {
+	var txn []Change
+	err := Load(conn, above, func(c *Change) error {
+		if len(txn) > 0 && txn[0].Txn != c.Txn {
+			done := txn
+			txn = nil
+			if err := yield(done); err != nil {
+				return err
+			}
+		}
+		txn = append(txn, *c)
+		return nil
+	})
+	if err != nil || len(txn) == 0 {
+		return err
+	}
+	return yield(txn)
+}
+
+// LoadBatch returns the oldest transactions above an id, as many as stay within
+// the limits (0: no limit), but at least one; more tells that others follow.
+// Bytes are those of the row images.
+func LoadBatch(ctx context.Context, conn *sqlite3.SQLiteConn, above ID, maxChanges, maxBytes int) (txns [][]Change, more bool, err error) {
+	changes, bytes := 0, 0
+	err = LoadTxns(conn, above, func(txn []Change) error {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		size := 0
+		for i := range txn {
+			size += txn[i].size()
+		}
+		if len(txns) > 0 && (over(changes+len(txn), maxChanges) || over(bytes+size, maxBytes)) {
+			more = true
+			return errStop
+		}
+		txns = append(txns, txn)
+		changes += len(txn)
+		bytes += size
+		return nil
+	})
+	if more {
+		err = nil
+	}
+	return txns, more, err
+}
+
+func over(n, limit int) bool { return limit > 0 && n > limit }
+
+// size approximates the bytes of a change on the wire.
+func (c *Change) size() int {
+	n := len(c.Before) + len(c.After) + len(c.Table)
+	if c.Schema != nil {
+		n += len(c.Schema.SQL)
+	}
+	return n
+}
+
+// Append writes changes into turso_cdc as they are, ids included, and the
+// shapes that they need into turso_sync_state. Staging uses it to carry the log
+// over to a new base. The caller owns the transaction.
+func Append(conn *sqlite3.SQLiteConn, changes []Change) error {
+	w, err := newLogWriter(conn)
+	if err != nil {
+		return fmt.Errorf("write log: %w", err)
+	}
+	for i := range changes {
+		if err := w.write(&changes[i]); err != nil {
+			return fmt.Errorf("write log: change %d: %w", changes[i].ID, err)
+		}
+	}
+	return w.statements.close()
+}
+
+// logWriter writes rows of turso_cdc.
+type logWriter struct {
+	statements statements
+	shapes     map[*Shape]int64 // written already
+}
+
+func newLogWriter(conn *sqlite3.SQLiteConn) (*logWriter, error) {
+	return &logWriter{statements: statements{conn: conn}, shapes: make(map[*Shape]int64)}, nil
+}
+
+func (w *logWriter) write(c *Change) error {
+	const insert = `INSERT INTO turso_cdc(` + logColumns + `) VALUES (?,?,?,?,?,?,?,?,?)`
+	if c.Schema != nil {
+		_, err := w.statements.exec(insert, int64(c.ID), c.Time.Unix(), int64(c.Txn), int64(c.Schema.changeType()),
+			SchemaTable, nil, nil, c.Schema.Record(), nil)
+		return err
+	}
+	if c.Shape == nil {
+		return fmt.Errorf("change of table %q has no shape", c.Table)
+	}
+	shape, err := w.shape(c.Shape)
+	if err != nil {
+		return err
+	}
+	_, err = w.statements.exec(insert, int64(c.ID), c.Time.Unix(), int64(c.Txn), int64(c.Type),
+		c.Table, c.RowID, image(c.Before), image(c.After), shape)
+	return err
+}
+
+func image(record []byte) any {
+	if record == nil {
+		return nil
+	}
+	return record
+}
+
+func (w *logWriter) shape(s *Shape) (int64, error) {
+	if id, ok := w.shapes[s]; ok {
+		return id, nil
+	}
+	id := s.ID()
+	_, err := w.statements.exec(`INSERT INTO turso_sync_state(key, value) VALUES (?,?) ON CONFLICT(key) DO NOTHING`,
+		shapeKey+strconv.FormatInt(id, 10), s.JSON())
+	if err != nil {
+		return 0, err
+	}
+	w.shapes[s] = id
+	return id, nil
+}
+
+// logReader turns rows of turso_cdc into changes.
+type logReader struct {
+	conn   *sqlite3.SQLiteConn
+	shapes map[int64]*Shape
+	locals localRows
+}
+
+// change decodes a row of logColumns.
+func (r *logReader) change(row []driver.Value) (*Change, error) {
+	id, ok := row[0].(int64)
+	if !ok {
+		return nil, fmt.Errorf("change id is a %T", row[0])
+	}
+	c := &Change{ID: ID(id)}
+	if err := r.fill(c, row); err != nil {
+		return nil, fmt.Errorf("change %d: %w", id, err)
+	}
+	return c, nil
+}
+
+func (r *logReader) fill(c *Change, row []driver.Value) error {
+	seconds, _ := row[1].(int64)
+	txn, _ := row[2].(int64)
+	kind, ok := row[3].(int64)
+	if !ok || kind < int64(Delete) || kind > int64(Insert) {
+		return fmt.Errorf("change type %v", row[3])
+	}
+	c.Time, c.Txn, c.Type = time.Unix(seconds, 0), ID(txn), Type(kind)
+	if c.Table, ok = row[4].(string); !ok {
+		return fmt.Errorf("table name is a %T", row[4])
+	}
+	c.RowID, _ = row[5].(int64)
+	c.Before, _ = row[6].([]byte)
+	c.After, _ = row[7].([]byte)
+	if c.Table == SchemaTable {
+		schema, err := DecodeSchemaChange(c.After)
+		if err != nil {
+			return err
+		}
+		c.Schema, c.After = schema, nil
+		r.locals.schemaChanged(schema)
+		return nil
+	}
+	id, ok := row[8].(int64)
+	if !ok {
+		return fmt.Errorf("shape is a %T", row[8])
+	}
+	var err error
+	if c.Shape, err = r.shape(id); err != nil {
+		return err
+	}
+	if err := c.checkImages(); err != nil {
+		return err
+	}
+	return r.locals.mark(r.conn, c)
+}
+
+// checkImages requires the images that the change's type has.
+func (c *Change) checkImages() error {
+	if (c.Before == nil) != (c.Type == Insert) || (c.After == nil) != (c.Type == Delete) {
+		return fmt.Errorf("images of table %q do not fit change type %d", c.Table, c.Type)
+	}
+	return nil
+}
+
+func (r *logReader) shape(id int64) (*Shape, error) {
+	if s, ok := r.shapes[id]; ok {
+		return s, nil
+	}
+	row, err := queryRow(r.conn, `SELECT value FROM turso_sync_state WHERE key = ?`, shapeKey+strconv.FormatInt(id, 10))
+	if err != nil {
+		return nil, fmt.Errorf("read shape %d: %w", id, err)
+	}
+	if row == nil {
+		return nil, fmt.Errorf("shape %d is missing from %s", id, StateTable)
+	}
+	text, ok := row[0].(string)
+	if !ok {
+		return nil, fmt.Errorf("shape %d is a %T", id, row[0])
+	}
+	s, err := ParseShape(text)
+	if err != nil {
+		return nil, fmt.Errorf("shape %d: %w", id, err)
+	}
+	r.shapes[id] = s
+	return s, nil
+}
+
+// localRows knows which rows without identity beyond their rowid were inserted
+// by the log itself, table by table, for the tables where that matters.
+type localRows struct {
+	tables map[string]map[int64]struct{} // by lower-case name; absent: not looked at yet
+}
+
+// mark sets c.Local and notes what c inserts.
+func (l *localRows) mark(conn *sqlite3.SQLiteConn, c *Change) error {
+	before, err := c.Shape.bagImage(c.Before)
+	if err != nil {
+		return err
+	}
+	after, err := c.Shape.bagImage(c.After)
+	if err != nil || !before && !after {
+		return err
+	}
+	name := lower(c.Table)
+	rows, seen := l.tables[name]
+	if !before { // an insert, or an update that took the key away
+		if seen {
+			rows[c.RowID] = struct{}{}
+		}
+		return nil
+	}
+	if !seen {
+		if rows, err = insertedBefore(conn, c); err != nil {
+			return err
+		}
+		if l.tables == nil {
+			l.tables = make(map[string]map[int64]struct{})
+		}
+		l.tables[name] = rows
+	}
+	_, c.Local = rows[c.RowID]
+	if !after { // a delete, or an update that gave it a key
+		delete(rows, c.RowID)
+	}
+	return nil
+}
+
+// schemaChanged follows a table to its new name.
+func (l *localRows) schemaChanged(s *SchemaChange) {
+	if from, to, ok := renamedTable(s); ok && l.tables != nil {
+		if rows, seen := l.tables[lower(from)]; seen {
+			l.tables[lower(to)] = rows
+			delete(l.tables, lower(from))
+		}
+	}
+}
+
+// insertedBefore collects the rowids that the log below c gave to rows without
+// identity in c's table, under all names that the table had there.
+func insertedBefore(conn *sqlite3.SQLiteConn, c *Change) (map[int64]struct{}, error) {
+	names, err := formerNames(conn, c.Table, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	columns, types := `id, NULL, NULL`, `change_type = 1`
+	if len(c.Shape.Key) > 0 {
+		// There an update, too, may leave a row without identity.
+		columns, types = `id, "before", "after"`, `change_type IN (0, 1)`
+	}
+	rows := make(map[int64]struct{})
+	for _, name := range names {
+		err := query(conn, `SELECT `+columns+` FROM turso_cdc WHERE table_name = ? COLLATE NOCASE AND `+types+` AND change_id < ?`,
+			[]any{name, int64(c.ID)}, func(row []driver.Value) error {
+				before, _ := row[1].([]byte)
+				after, _ := row[2].([]byte)
+				if was, err := c.Shape.bagImage(before); err != nil || was {
+					return err
+				}
+				if is, err := c.Shape.bagImage(after); err != nil || after != nil && !is {
+					return err
+				}
+				if id, ok := row[0].(int64); ok {
+					rows[id] = struct{}{}
+				}
+				return nil
+			})
+		if err != nil {
+			return nil, fmt.Errorf("read inserts of table %q: %w", c.Table, err)
+		}
+	}
+	return rows, nil
+}
+
+// formerNames returns the name of a table and those it was renamed from in the
+// log below an id.
+func formerNames(conn *sqlite3.SQLiteConn, table string, below ID) ([]string, error) {
+	names := []string{table}
+	err := query(conn, `SELECT "after" FROM turso_cdc WHERE table_name = 'sqlite_schema' AND change_type = 0 AND change_id < ? ORDER BY change_id DESC`,
+		[]any{int64(below)}, func(row []driver.Value) error {
+			record, _ := row[0].([]byte)
+			s, err := DecodeSchemaChange(record)
+			if err != nil {
+				return err
+			}
+			if from, to, ok := renamedTable(s); ok && strings.EqualFold(to, names[len(names)-1]) {
+				names = append(names, from)
+			}
+			return nil
+		})
+	return names, err
+}
