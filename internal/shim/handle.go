@@ -103,11 +103,31 @@ func (db DB) Config(op Config) (bool, error) {
 	return now != 0, nil
 }
 
-// check turns a result code of SQLite, primary or extended, into the error
-// go-sqlite3 itself would return. It is the only place that does.
+// check turns a result code, SQLite's (primary or extended) or our own, into an
+// error: for SQLite's the one go-sqlite3 itself would return. It is the only
+// place that does.
 func check(rc C.int) error {
-	if rc == C.SQLITE_OK {
+	switch rc {
+	case C.SQLITE_OK:
 		return nil
+	case C.TS_EMPTY:
+		return ErrEmptyWAL
+	case C.TS_NOTREADY, C.TS_TORN:
+		return ErrNotReady
+	case C.TS_PAGESIZE:
+		return ErrPageSize
+	case C.TS_VERSION:
+		return ErrVersion
+	case C.TS_MISMATCH:
+		return ErrMismatch
+	case C.TS_INTX:
+		return ErrInTransaction
+	case C.TS_PAGENO:
+		return ErrPageNo
+	case C.TS_NOPAGES:
+		return ErrNoPages
+	case C.TS_HOLE:
+		return ErrHole
 	}
 	return sqlite3.Error{Code: sqlite3.ErrNo(rc & 0xff), ExtendedCode: sqlite3.ErrNoExtended(rc)}
 }

@@ -77,6 +77,60 @@ typedef uint64_t sqlite3_uint64;
 #define SQLITE_TXN_READ 1
 #define SQLITE_TXN_WRITE 2
 
+/* files: SQLite's VFS interface, https://sqlite.org/c3ref/io_methods.html */
+typedef struct sqlite3_file sqlite3_file;
+typedef struct sqlite3_io_methods sqlite3_io_methods;
+struct sqlite3_file {
+  const sqlite3_io_methods *pMethods; /* NULL: not open */
+};
+struct sqlite3_io_methods {
+  int iVersion;
+  int (*xClose)(sqlite3_file *);
+  int (*xRead)(sqlite3_file *, void *, int n, sqlite3_int64 off);
+  int (*xWrite)(sqlite3_file *, const void *, int n, sqlite3_int64 off);
+  int (*xTruncate)(sqlite3_file *, sqlite3_int64 size);
+  int (*xSync)(sqlite3_file *, int flags);
+  int (*xFileSize)(sqlite3_file *, sqlite3_int64 *size);
+  int (*xLock)(sqlite3_file *, int);
+  int (*xUnlock)(sqlite3_file *, int);
+  int (*xCheckReservedLock)(sqlite3_file *, int *);
+  int (*xFileControl)(sqlite3_file *, int op, void *arg);
+  int (*xSectorSize)(sqlite3_file *);
+  int (*xDeviceCharacteristics)(sqlite3_file *);
+  /* iVersion 2 */
+  int (*xShmMap)(sqlite3_file *, int region, int size, int extend, void volatile **);
+  int (*xShmLock)(sqlite3_file *, int offset, int n, int flags);
+  void (*xShmBarrier)(sqlite3_file *);
+  int (*xShmUnmap)(sqlite3_file *, int remove);
+  /* iVersion 3 */
+  int (*xFetch)(sqlite3_file *, sqlite3_int64 off, int n, void **);
+  int (*xUnfetch)(sqlite3_file *, sqlite3_int64 off, void *);
+};
+
+#define SQLITE_FCNTL_FILE_POINTER 7
+#define SQLITE_FCNTL_JOURNAL_POINTER 28
+#define SQLITE_SYNC_NORMAL 2
+#define SQLITE_SYNC_FULL 3
+#define SQLITE_SHM_UNLOCK 1
+#define SQLITE_SHM_LOCK 2
+#define SQLITE_SHM_SHARED 4
+#define SQLITE_SHM_EXCLUSIVE 8
+
+/*
+** Result codes of our own, beside SQLite's positive ones. check in handle.go
+** turns them into errors.
+*/
+#define TS_EMPTY -1     /* the WAL holds no frame */
+#define TS_NOTREADY -2  /* no valid wal-index: read through SQLite, which recovers it, and try again */
+#define TS_PAGESIZE -3  /* pages are not of TS_PAGE bytes */
+#define TS_VERSION -4   /* WAL or wal-index of a version we do not know */
+#define TS_MISMATCH -5  /* WAL and wal-index disagree */
+#define TS_INTX -6      /* the connection is in a transaction */
+#define TS_PAGENO -7    /* a page number that cannot be */
+#define TS_NOPAGES -8   /* a page commit of nothing */
+#define TS_HOLE -10     /* the database would grow by pages that are not there */
+#define TS_TORN -9      /* the header of the wal-index is being written, or its writer died */
+
 /* connections */
 extern int sqlite3_auto_extension(void (*)(void)) TS_WEAK;
 extern int sqlite3_db_config(sqlite3 *, int, ...) TS_WEAK;
@@ -201,5 +255,30 @@ int ts_handle_init(void);
 void ts_handle_expect(uint64_t nonce);
 sqlite3 *ts_handle_take(void);
 int ts_db_config(sqlite3 *db, int op, int on, int *now);
+
+/* file.c */
+int ts_file(sqlite3 *db, int which, sqlite3_file **out);
+int ts_file_read(sqlite3 *db, int which, void *buf, int n, sqlite3_int64 off, int *got);
+int ts_file_size(sqlite3 *db, int which, sqlite3_int64 *size);
+int ts_file_sync(sqlite3 *db, int which);
+
+/* pagecommit.c */
+#define TS_PAGE 4096
+typedef struct ts_walstate {
+  uint32_t mxFrame;      /* last committed frame; 0: the WAL is empty */
+  uint32_t nPage;        /* pages of the database after that frame */
+  uint32_t iChange;      /* counts commits */
+  uint32_t nBackfill;    /* frames already copied into the database file */
+  uint32_t aSalt[2];     /* as in the WAL header, decoded */
+  uint32_t aFrameCksum[2]; /* running checksum at mxFrame */
+  uint32_t szPage;
+} ts_walstate;
+typedef struct ts_pagecommit ts_pagecommit;
+int ts_wal_state(sqlite3 *db, ts_walstate *out);
+int ts_pagecommit_begin(sqlite3 *db, ts_pagecommit **out);
+void ts_pagecommit_state(ts_pagecommit *p, ts_walstate *out);
+int ts_pagecommit_append(ts_pagecommit *p, uint32_t pgno, const void *image);
+int ts_pagecommit_commit(ts_pagecommit *p, uint32_t nPage);
+int ts_pagecommit_abort(ts_pagecommit *p);
 
 #endif
