@@ -11,10 +11,10 @@ import (
 type tokenKind uint8
 
 const (
-	word  tokenKind = iota // bare identifier or keyword
-	name                   // quoted identifier: "x", [x] or `x`
-	text                   // 'x'
-	other                  // number, blob literal, parameter, operator, punctuation
+	tokenWord  tokenKind = iota // bare identifier or keyword
+	tokenName                   // quoted identifier: "x", [x] or `x`
+	tokenText                   // 'x'
+	tokenOther                  // number, blob literal, parameter, operator, punctuation
 )
 
 type token struct {
@@ -25,18 +25,18 @@ type token struct {
 
 // is tells whether the token is this keyword or punctuation.
 func (t token) is(s string) bool {
-	return (t.kind == word || t.kind == other) && strings.EqualFold(t.text, s)
+	return (t.kind == tokenWord || t.kind == tokenOther) && strings.EqualFold(t.text, s)
 }
 
 // ident tells whether the token can name something.
-func (t token) ident() bool { return t.kind != other }
+func (t token) ident() bool { return t.kind != tokenOther }
 
 // normal returns a form in which tokens of the same meaning are equal.
 func (t token) normal() string {
 	switch t.kind {
-	case word, name:
+	case tokenWord, tokenName:
 		return lower(t.text)
-	case text:
+	case tokenText:
 		return "'" + t.text
 	}
 	switch t.text {
@@ -74,7 +74,7 @@ func tokenize(sql string) []token {
 			break
 		}
 		i += n
-		if t.text != "" || t.kind == text || t.kind == name {
+		if t.text != "" || t.kind == tokenText || t.kind == tokenName {
 			tokens = append(tokens, t)
 		}
 	}
@@ -82,51 +82,51 @@ func tokenize(sql string) []token {
 }
 
 // nextToken returns the first token of s, which is not empty, and its length;
-// an empty token of kind other stands for white space or a comment.
+// an empty token of kind tokenOther stands for white space or a comment.
 func nextToken(s string) (token, int) {
 	switch c := s[0]; {
 	case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == 0:
-		return token{kind: other}, 1
+		return token{kind: tokenOther}, 1
 	case strings.HasPrefix(s, "--"):
 		if i := strings.IndexByte(s, '\n'); i >= 0 {
-			return token{kind: other}, i + 1
+			return token{kind: tokenOther}, i + 1
 		}
-		return token{kind: other}, len(s)
+		return token{kind: tokenOther}, len(s)
 	case strings.HasPrefix(s, "/*"):
 		if i := strings.Index(s[2:], "*/"); i >= 0 {
-			return token{kind: other}, i + 4
+			return token{kind: tokenOther}, i + 4
 		}
-		return token{kind: other}, len(s)
+		return token{kind: tokenOther}, len(s)
 	case c == '\'':
 		t, n := quoted(s, '\'')
-		return token{kind: text, text: t}, n
+		return token{kind: tokenText, text: t}, n
 	case c == '"' || c == '`':
 		t, n := quoted(s, c)
-		return token{kind: name, text: t}, n
+		return token{kind: tokenName, text: t}, n
 	case c == '[':
 		if i := strings.IndexByte(s, ']'); i >= 0 {
-			return token{kind: name, text: s[1:i]}, i + 1
+			return token{kind: tokenName, text: s[1:i]}, i + 1
 		}
-		return token{kind: name, text: s[1:]}, len(s)
+		return token{kind: tokenName, text: s[1:]}, len(s)
 	case (c == 'x' || c == 'X') && len(s) > 1 && s[1] == '\'':
 		_, n := quoted(s[1:], '\'')
-		return token{kind: other, text: s[:n+1]}, n + 1
+		return token{kind: tokenOther, text: s[:n+1]}, n + 1
 	case identStart(c):
 		n := 1
 		for n < len(s) && (identStart(s[n]) || digit(s[n]) || s[n] == '$') {
 			n++
 		}
-		return token{kind: word, text: s[:n]}, n
+		return token{kind: tokenWord, text: s[:n]}, n
 	case digit(c) || c == '.' && len(s) > 1 && digit(s[1]):
 		n := numberLen(s)
-		return token{kind: other, text: s[:n]}, n
+		return token{kind: tokenOther, text: s[:n]}, n
 	}
 	for _, op := range []string{"->>", "||", "->", "<=", ">=", "<>", "!=", "==", "<<", ">>"} {
 		if strings.HasPrefix(s, op) {
-			return token{kind: other, text: op}, len(op)
+			return token{kind: tokenOther, text: op}, len(op)
 		}
 	}
-	return token{kind: other, text: s[:1]}, 1
+	return token{kind: tokenOther, text: s[:1]}, 1
 }
 
 func identStart(c byte) bool {
