@@ -45,7 +45,7 @@ type Replica interface {
 }
 
 // TriggerSource is implemented by replicas that can tell which triggers were in
-// force when pending changes were made: those of live and those of base. A push
+// force when pending changes were made: those of live, then those of base. A push
 // suspends such triggers on the remote, because their effects are in the log,
 // row by row. Without it no trigger is suspended.
 type TriggerSource interface {
