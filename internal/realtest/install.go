@@ -1,0 +1,117 @@
+package realtest
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+//go:embed npm/package.json npm/package-lock.json
+var npmFiles embed.FS
+
+//go:embed npm/driver.mjs
+var driverScript []byte
+
+// tools installs once per process.
+var tools = sync.OnceValues(install)
+
+// Tools returns the folder with the installed packages (its node_modules), or
+// skips the test.
+func Tools(t testing.TB) string {
+	t.Helper()
+	dir, err := tools()
+	if err != nil {
+		Missing(t, err)
+	}
+	return dir
+}
+
+// Missing ends a test that lacks one of the real programs: it is skipped, or
+// failed when CI=true.
+func Missing(t testing.TB, err error) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("real programs: %v", err)
+	}
+	t.Skipf("real programs: %v (CI=true makes this a failure)", err)
+}
+
+// install makes .tools/realtest-<hash of the lock file>/ and returns it.
+func install() (string, error) {
+	lock, err := npmFiles.ReadFile("npm/package-lock.json")
+	if err != nil {
+		return "", err
+	}
+	root, err := repository()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(lock)
+	dir := filepath.Join(root, ".tools", "realtest-"+hex.EncodeToString(sum[:6]))
+	done := filepath.Join(dir, "installed")
+	if _, err := os.Stat(done); err == nil {
+		return dir, nil
+	}
+	npm, err := exec.LookPath("npm")
+	if err != nil {
+		return "", fmt.Errorf("npm is not installed: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	// Test binaries run side by side; one of them installs.
+	guard := flock.New(dir + ".lock")
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if _, err := guard.TryLockContext(ctx, 50*time.Millisecond); err != nil {
+		return "", fmt.Errorf("wait for another installation: %w", err)
+	}
+	defer func() { _ = guard.Unlock() }()
+	if _, err := os.Stat(done); err == nil {
+		return dir, nil
+	}
+	for _, name := range []string{"package.json", "package-lock.json"} {
+		b, err := npmFiles.ReadFile("npm/" + name)
+		if err != nil {
+			return "", err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			return "", err
+		}
+	}
+	cmd := exec.CommandContext(ctx, npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
+	}
+	return dir, os.WriteFile(done, nil, 0o644)
+}
+
+// repository finds the root of the module from the folder the test runs in.
+func repository() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", errors.New("no go.mod above the working directory")
+		}
+		dir = up
+	}
+}
