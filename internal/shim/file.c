@@ -24,20 +24,27 @@ int ts_file(sqlite3 *db, int which, sqlite3_file **out) {
   return SQLITE_OK;
 }
 
+/* VFSes need not take more at once than SQLite's largest page. */
+#define CHUNK 65536
+
 /* ts_file_read fills buf; *got is less than n at the end of the file. */
 int ts_file_read(sqlite3 *db, int which, void *buf, int n, sqlite3_int64 off, int *got) {
   sqlite3_file *f;
   sqlite3_int64 size;
-  int rc = ts_file(db, which, &f);
+  int part, rc = ts_file(db, which, &f);
   *got = 0;
   if (rc != SQLITE_OK) return rc;
-  rc = f->pMethods->xRead(f, buf, n, off);
-  if (rc == SQLITE_OK) *got = n;
+  while (*got < n) {
+    part = n - *got < CHUNK ? n - *got : CHUNK;
+    rc = f->pMethods->xRead(f, (char *)buf + *got, part, off + *got);
+    if (rc != SQLITE_OK) break;
+    *got += part;
+  }
   if (rc != SQLITE_IOERR_SHORT_READ) return rc;
   /* xRead has zeroed what it could not read, and does not say how much. */
   rc = f->pMethods->xFileSize(f, &size);
   if (rc != SQLITE_OK) return rc;
-  if (size > off) *got = size - off < n ? (int)(size - off) : n;
+  if (size > off + *got) *got = size - off < n ? (int)(size - off) : n;
   return SQLITE_OK;
 }
 

@@ -57,7 +57,11 @@
 #define PENDING_PAGE (0x40000000 / TS_PAGE + 1) /* SQLite's locks live there; never stored */
 #define MAX_PAGE 0xfffffffeu
 
-#define BATCH 64 /* frames a write: what a page commit costs in memory, 264 KB */
+/*
+** Frames a write. VFSes need not take more at once than SQLite itself would ask
+** for, which is a page of 65536 bytes; unix silently masks the size with 0x1ffff.
+*/
+#define BATCH 15
 
 /* The header of the wal-index, as it lies in memory. */
 typedef struct {

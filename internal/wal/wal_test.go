@@ -289,6 +289,10 @@ func TestSQLiteReadsWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	db, err := os.ReadFile(path) // not empty, or SQLite would delete the WAL
+	if err != nil {
+		t.Fatal(err)
+	}
 	x := scan(t, log)
 	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
 		var m memory
@@ -306,7 +310,8 @@ func TestSQLiteReadsWriter(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got, want := checkpointed(t, nil, m), checkpointed(t, nil, log); !bytes.Equal(got, want) {
+		got, want := checkpointed(t, db, m), checkpointed(t, db, log)
+		if !bytes.Equal(got, want) || len(want) <= page.Size {
 			t.Errorf("%v: SQLite made %d bytes of it, want %d", order, len(got), len(want))
 		}
 		if got := scan(t, m).End; got != w.Position() {
