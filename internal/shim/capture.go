@@ -1,0 +1,402 @@
+package shim
+
+/*
+#include "capture.h"
+#include <stdlib.h>
+*/
+import "C"
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"unsafe"
+)
+
+// Errors of a Capture, beside sqlite3.Error.
+var (
+	ErrPoisoned   = errors.New("an earlier attempt to log this transaction broke off")
+	ErrStale      = errors.New("the schema has to be read again")
+	ErrUncaptured = errors.New("rows were changed outside of the session")
+)
+
+// UndefinedError asks for the definition of a touched table.
+type UndefinedError struct{ Table string }
+
+func (e *UndefinedError) Error() string { return fmt.Sprintf("table %q has no definition", e.Table) }
+
+// Hooks is a set of hooks that were not ours any more.
+type Hooks int
+
+// The hooks that a Capture needs.
+const (
+	UpdateHook    Hooks = C.TS_HOOK_UPDATE
+	PreUpdateHook Hooks = C.TS_HOOK_PREUPDATE
+	CommitHook    Hooks = C.TS_HOOK_COMMIT
+	RollbackHook  Hooks = C.TS_HOOK_ROLLBACK
+	WALHook       Hooks = C.TS_HOOK_WAL
+	Authorizer    Hooks = C.TS_HOOK_AUTHORIZER
+)
+
+func (h Hooks) String() string {
+	var names []string
+	for _, n := range []struct {
+		hook Hooks
+		name string
+	}{{UpdateHook, "update hook"}, {PreUpdateHook, "pre-update hook"}, {CommitHook, "commit hook"},
+		{RollbackHook, "rollback hook"}, {WALHook, "WAL hook"}, {Authorizer, "authorizer"}} {
+		if h&n.hook != 0 {
+			names = append(names, n.name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// Deny says why the authorizer refused a statement.
+type Deny int
+
+// The reasons.
+const (
+	DenyNone     Deny = C.TS_DENY_NONE
+	DenyInternal Deny = C.TS_DENY_INTERNAL // a table of the synchronisation
+	DenyVirtual  Deny = C.TS_DENY_VIRTUAL  // CREATE or DROP of a virtual table
+	DenyPragma   Deny = C.TS_DENY_PRAGMA
+)
+
+// BeginHow says how Capture.Begin comes to hold the write lock.
+type BeginHow int
+
+// The ways.
+const (
+	BeginImmediate BeginHow = C.TS_BEGIN_IMMEDIATE // no transaction is open
+	BeginUpgrade   BeginHow = C.TS_BEGIN_UPGRADE   // one is open
+	BeginNothing   BeginHow = C.TS_BEGIN_NOTHING   // the lock is held: look only
+)
+
+// Txn is where a connection stands after a call.
+type Txn struct {
+	Cookie, TempCookie uint32 // schema versions
+	Change             uint32 // commit counter of the wal-index, if WALKnown
+	WALKnown           bool
+	Displaced          Hooks
+	NextID             int64 // the next change id
+	MaxID              int64 // the last id logged in the open transaction; 0: none
+	Logged             int64 // rows that this call logged
+	WALCommits         int   // commits with frames since the last call
+	InTx               bool
+	Writing            bool // a write transaction is open on main
+	Stale              bool // a rollback undid changes announced by DDL
+	Refused            bool // the commit hook refused a commit
+}
+
+// Action is one thing that a statement was seen to do: the authorizer's code and
+// arguments (https://sqlite.org/c3ref/c_alter_table.html).
+type Action struct {
+	Code              int
+	A, B, DB, Trigger string
+}
+
+// Class is what is known of a statement before it runs.
+type Class struct {
+	Tail     int // bytes of the text that the statement takes
+	Empty    bool
+	ReadOnly bool
+	Explain  bool
+	Params   int
+	Columns  int
+	Actions  []Action
+	// Deny tells why Classify returned an error, if our authorizer is the reason.
+	Deny     Deny
+	DenyWhat string
+}
+
+// Capture collects which rows a connection touches, and logs their net effect;
+// see capture.c. It is used by one goroutine at a time, like its connection.
+type Capture struct {
+	c   *C.ts_capture
+	out C.ts_txn
+}
+
+// HasPreUpdate tells whether SQLite was built with the pre-update hook, so that
+// every touch is reported by SQLite itself.
+func HasPreUpdate() bool { return C.ts_capture_preupdate() != 0 }
+
+// OpenCapture installs the hooks on db. old is a connection to the same database
+// that only the holder of the write lock uses.
+func OpenCapture(db, old DB) (*Capture, error) {
+	c := &Capture{}
+	if err := check(C.ts_capture_open(db.c(), old.c(), &c.c)); err != nil {
+		return nil, fmt.Errorf("install hooks: %w", err)
+	}
+	return c, nil
+}
+
+// Close takes the hooks off.
+func (c *Capture) Close() {
+	C.ts_capture_close(c.c)
+	c.c = nil
+}
+
+// Internal switches on and off that what runs is not the user's. Calls nest.
+func (c *Capture) Internal(on bool) { C.ts_capture_internal(c.c, cbool(on)) }
+
+func cbool(b bool) C.int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (c *Capture) txn() Txn {
+	o := &c.out
+	return Txn{
+		Cookie: uint32(o.cookie), TempCookie: uint32(o.temp_cookie),
+		Change: uint32(o.change), WALKnown: o.wal_rc == C.SQLITE_OK,
+		Displaced: Hooks(o.displaced),
+		NextID:    int64(o.next_id), MaxID: int64(o.max_id), Logged: int64(o.logged),
+		WALCommits: int(o.wal_commits), InTx: o.autocommit == 0, Writing: o.writing != 0,
+		Stale: o.stale != 0, Refused: o.refused != 0,
+	}
+}
+
+func (c *Capture) check(rc C.int) error {
+	switch rc {
+	case C.SQLITE_OK:
+		return nil
+	case C.TS_UNDEFINED:
+		return &UndefinedError{Table: C.GoString(c.out.table)}
+	case C.TS_POISONED:
+		return ErrPoisoned
+	case C.TS_STALE:
+		return ErrStale
+	case C.TS_UNCAPTURED:
+		return ErrUncaptured
+	}
+	return check(rc)
+}
+
+// Classify prepares the first statement of a text, without running it.
+func (c *Capture) Classify(sql string) (Class, error) {
+	text := C.CString(sql)
+	defer C.free(unsafe.Pointer(text))
+	var out C.ts_class
+	rc := C.ts_classify(c.c, text, C.int(len(sql)), &out)
+	class := Class{Tail: int(out.tail), Deny: Deny(out.deny), DenyWhat: C.GoString(out.deny_what)}
+	if err := check(rc); err != nil {
+		return class, err
+	}
+	class.Empty, class.ReadOnly, class.Explain = out.empty != 0, out.readonly != 0, out.explain != 0
+	class.Params, class.Columns = int(out.params), int(out.columns)
+	class.Actions = actions(C.GoBytes(out.actions, out.actions_len))
+	return class, nil
+}
+
+func actions(b []byte) []Action {
+	var list []Action
+	for len(b) > 0 {
+		a := Action{Code: int(b[0])}
+		b = b[1:]
+		for _, s := range []*string{&a.A, &a.B, &a.DB, &a.Trigger} {
+			n := bytes.IndexByte(b[1:], 0)
+			*s = string(b[1 : 1+n])
+			b = b[n+2:]
+		}
+		list = append(list, a)
+	}
+	return list
+}
+
+// Begin takes the write lock and looks at hooks, schema versions and the commit
+// counter under it. wantTemp asks for TempCookie. replace: the statement that
+// follows may replace rows. nextID 0: find it in the log.
+func (c *Capture) Begin(how BeginHow, wantTemp, replace bool, nextID int64) (Txn, error) {
+	err := c.check(C.ts_begin(c.c, C.int(how), cbool(wantTemp), cbool(replace), C.sqlite3_int64(nextID), &c.out))
+	return c.txn(), err
+}
+
+// Finish logs what is not logged yet, and commits if told so. After an
+// *UndefinedError or ErrStale it is called again.
+func (c *Capture) Finish(commit bool) (Txn, error) {
+	err := c.check(C.ts_finish(c.c, cbool(commit), &c.out))
+	return c.txn(), err
+}
+
+// Rollback rolls back what is open.
+func (c *Capture) Rollback() (Txn, error) {
+	err := c.check(C.ts_rollback(c.c, &c.out))
+	return c.txn(), err
+}
+
+// State tells where the connection stands.
+func (c *Capture) State() Txn {
+	C.ts_capture_state(c.c, &c.out)
+	return c.txn()
+}
+
+// StatementStarts and StatementEnds stand around a statement of the user inside
+// an open transaction. ErrUncaptured: rows were changed outside of such a pair.
+func (c *Capture) StatementStarts(replace bool) error {
+	return c.check(C.ts_stmt_starts(c.c, cbool(replace)))
+}
+
+// StatementEnds: see StatementStarts.
+func (c *Capture) StatementEnds() Txn {
+	C.ts_stmt_ends(c.c, &c.out)
+	return c.txn()
+}
+
+// AllowCommit lets the user's own COMMIT pass, or not any more.
+func (c *Capture) AllowCommit(on bool) { C.ts_commit_allow(c.c, cbool(on)) }
+
+// Dirty tells whether the transaction has anything to log or has logged.
+func (c *Capture) Dirty() bool { return C.ts_capture_dirty(c.c) != 0 }
+
+// DDL announces that the schema of main (or, with main false, our TEMP
+// triggers) changed in the open transaction.
+func (c *Capture) DDL(main bool) { C.ts_ddl(c.c, cbool(main)) }
+
+// ForgetTables drops all definitions: the schema changed.
+func (c *Capture) ForgetTables() { C.ts_forget_tables(c.c) }
+
+// ForgetShapes makes every shape be written again when it is needed next.
+func (c *Capture) ForgetShapes() { C.ts_forget_shapes(c.c) }
+
+// LogSchema logs a schema change and returns its id.
+func (c *Capture) LogSchema(kind int, record []byte) (int64, error) {
+	var id C.sqlite3_int64
+	rc := C.ts_log_schema(c.c, C.int(kind), unsafe.Pointer(unsafe.SliceData(record)), C.int(len(record)), &id)
+	return int64(id), c.check(rc)
+}
+
+// TouchRows touches every row that a query returns: its rowid or key columns.
+func (c *Capture) TouchRows(table, query string, inserted bool) error {
+	name, sql := C.CString(table), C.CString(query)
+	defer C.free(unsafe.Pointer(name))
+	defer C.free(unsafe.Pointer(sql))
+	return c.check(C.ts_touch_rows(c.c, name, sql, cbool(inserted)))
+}
+
+// Changes returns the counters of sqlite3_changes, sqlite3_total_changes and
+// sqlite3_last_insert_rowid as they would be without our own statements.
+func (c *Capture) Changes() (changes, total, rowid int64) {
+	var a, b, r C.sqlite3_int64
+	C.ts_changes(c.c, &a, &b, &r)
+	return int64(a), int64(b), int64(r)
+}
+
+// InTx tells whether a transaction is open on the connection.
+func (db DB) InTx() bool { return C.sqlite3_get_autocommit(db.c()) == 0 }
+
+// SameFile returns the name of an attached database that is main's own file.
+func (db DB) SameFile() (name string, found bool) {
+	var buf [256]C.char
+	if C.ts_same_file(db.c(), &buf[0], C.int(len(buf))) == 0 {
+		return "", false
+	}
+	return C.GoString(&buf[0]), true
+}
+
+// Source says where rows of a table logged in this transaction are found: under
+// Table with ids in (Above, UpTo], and where each present column is in them (see
+// TableDef.OldMap).
+type Source struct {
+	Table       string
+	Above, UpTo int64
+	Map         []int
+}
+
+// TableDef is what flush needs to know of a table.
+type TableDef struct {
+	Name      string
+	Columns   int    // stored columns
+	SelectNew string // the stored columns by rowid, or by the key's columns
+	// SelectOld is the same on the committed schema; "": the table did not exist.
+	SelectOld string
+	// OldMap holds, for each present column, its index in what SelectOld returns,
+	// or -1 - i for value i of Defaults. nil: the same columns.
+	OldMap    []int
+	Shape     int64
+	ShapeKey  string
+	ShapeJSON string
+	Sources   []Source // newest first; none: the table itself, without limits
+	Defaults  []byte   // a record
+}
+
+// Define gives the definition of a table, until ForgetTables.
+func (c *Capture) Define(d *TableDef) error {
+	var a arena
+	defer a.free()
+	t := C.ts_table{
+		name: a.text(d.Name), sql_new: a.text(d.SelectNew), old_map: a.ints(d.OldMap),
+		columns: C.int(d.Columns), shape: C.sqlite3_int64(d.Shape),
+		shape_key: a.text(d.ShapeKey), shape_json: a.text(d.ShapeJSON),
+	}
+	if d.SelectOld != "" {
+		t.sql_old = a.text(d.SelectOld)
+	}
+	if len(d.Sources) > 0 {
+		size := C.size_t(len(d.Sources)) * C.size_t(unsafe.Sizeof(C.ts_source{}))
+		list := unsafe.Slice((*C.ts_source)(a.keep(C.malloc(size))), len(d.Sources))
+		for i, s := range d.Sources {
+			list[i] = C.ts_source{
+				name: a.text(s.Table), above: C.sqlite3_int64(s.Above), upto: C.sqlite3_int64(s.UpTo), _map: a.ints(s.Map),
+			}
+		}
+		t.sources, t.source_count = &list[0], C.int(len(list))
+	}
+	if len(d.Defaults) > 0 {
+		t.defaults, t.defaults_len = a.keep(C.CBytes(d.Defaults)), C.int(len(d.Defaults))
+	}
+	return c.check(C.ts_define(c.c, &t))
+}
+
+// KeyColumn is a column of the primary key of a table WITHOUT ROWID.
+type KeyColumn struct {
+	Column    int // index among all columns, generated ones included
+	Collation int // 0 BINARY, 1 NOCASE, 2 RTRIM
+}
+
+// DefineKeyed tells that a table is WITHOUT ROWID.
+func (c *Capture) DefineKeyed(table string, key []KeyColumn) error {
+	var a arena
+	defer a.free()
+	columns, collations := make([]int, len(key)), make([]int, len(key))
+	for i, k := range key {
+		columns[i], collations[i] = k.Column, k.Collation
+	}
+	return c.check(C.ts_define_keyed(c.c, a.text(table), C.int(len(key)), a.ints(columns), a.ints(collations)))
+}
+
+// UndefineKeyed forgets all DefineKeyed.
+func (c *Capture) UndefineKeyed() { C.ts_undefine_keyed(c.c) }
+
+// arena holds C memory for the time of one call.
+type arena struct{ blocks []unsafe.Pointer }
+
+func (a *arena) keep(p unsafe.Pointer) unsafe.Pointer {
+	a.blocks = append(a.blocks, p)
+	return p
+}
+
+func (a *arena) text(s string) *C.char { return (*C.char)(a.keep(unsafe.Pointer(C.CString(s)))) }
+
+func (a *arena) ints(v []int) *C.int {
+	if len(v) == 0 {
+		return nil
+	}
+	p := (*C.int)(a.keep(C.malloc(C.size_t(len(v)) * C.sizeof_int)))
+	for i, x := range unsafe.Slice(p, len(v)) {
+		_ = x
+		unsafe.Slice(p, len(v))[i] = C.int(v[i])
+	}
+	return p
+}
+
+func (a *arena) free() {
+	for _, p := range a.blocks {
+		C.free(p)
+	}
+	runtime.KeepAlive(a)
+}
