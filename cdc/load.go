@@ -59,6 +59,24 @@ func LoadTxns(conn *sqlite3.SQLiteConn, above ID, yield func(txn []Change) error
 	return yield(txn)
 }
 
+// LoadSchema returns the schema changes above an id, in order.
+func LoadSchema(conn *sqlite3.SQLiteConn, above ID) ([]Change, error) {
+	var changes []Change
+	r := logReader{conn: conn}
+	err := query(conn, `SELECT `+logColumns+` FROM turso_cdc WHERE change_id > ? AND table_name = 'sqlite_schema' ORDER BY change_id`,
+		[]any{int64(above)}, func(row []driver.Value) error {
+			c, err := r.change(row)
+			if err == nil {
+				changes = append(changes, *c)
+			}
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	return changes, nil
+}
+
 // LoadBatch returns the oldest transactions above an id, as many as stay within
 // the limits (0: no limit), but at least one; more tells that others follow.
 // Bytes are those of the row images.
@@ -127,7 +145,7 @@ func newLogWriter(conn *sqlite3.SQLiteConn) (*logWriter, error) {
 func (w *logWriter) write(c *Change) error {
 	const insert = `INSERT INTO turso_cdc(` + logColumns + `) VALUES (?,?,?,?,?,?,?,?,?)`
 	if c.Schema != nil {
-		_, err := w.statements.exec(insert, int64(c.ID), c.Time.Unix(), int64(c.Txn), int64(c.Schema.changeType()),
+		_, _, err := w.statements.exec(insert, int64(c.ID), c.Time.Unix(), int64(c.Txn), int64(c.Schema.changeType()),
 			SchemaTable, nil, nil, c.Schema.Record(), nil)
 		return err
 	}
@@ -138,7 +156,7 @@ func (w *logWriter) write(c *Change) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.statements.exec(insert, int64(c.ID), c.Time.Unix(), int64(c.Txn), int64(c.Type),
+	_, _, err = w.statements.exec(insert, int64(c.ID), c.Time.Unix(), int64(c.Txn), int64(c.Type),
 		c.Table, c.RowID, image(c.Before), image(c.After), shape)
 	return err
 }
@@ -155,7 +173,7 @@ func (w *logWriter) shape(s *Shape) (int64, error) {
 		return id, nil
 	}
 	id := s.ID()
-	_, err := w.statements.exec(`INSERT INTO turso_sync_state(key, value) VALUES (?,?) ON CONFLICT(key) DO NOTHING`,
+	_, _, err := w.statements.exec(`INSERT INTO turso_sync_state(key, value) VALUES (?,?) ON CONFLICT(key) DO NOTHING`,
 		shapeKey+strconv.FormatInt(id, 10), s.JSON())
 	if err != nil {
 		return 0, err

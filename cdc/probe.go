@@ -1,181 +1,113 @@
 package cdc
 
-import (
-	"slices"
-	"strings"
-)
+import "fmt"
 
-// Probe looks, inside the remote transaction of a push, for rows whose
-// auto-assigned integer key an insert of the batch is about to take.
+// Probe asks the remote, inside the push and before its mutations, for the rows
+// under the integer keys that the push inserts. What it finds are rows that
+// another replica gave the same key.
 type Probe struct {
-	Query Mutation
-	table string
-	fresh []freshRow
+	Mutation
+	Table   string
+	shape   *Shape
+	inserts map[int64]*rowChange
 }
 
-// freshRow is a row that the batch inserts.
-type freshRow struct {
-	key    int64
-	change ID
-	shape  *Shape
-	after  []byte
-}
+// probeKeys bounds the keys that one probe asks for.
+const probeKeys = 500
 
-// probeKeys bounds the parameters of one probe.
-const probeKeys = 256
-
-// Probes returns the probes for a batch. Only tables with an INTEGER PRIMARY KEY
-// are looked at, and of these only those that skip (if not nil) lets through.
-func Probes(txns [][]Change, skip func(table string) bool) []Probe {
-	type rowKey struct {
-		table string
-		key   int64
+// Probes returns what to ask before the transactions are pushed. Tables that
+// the transactions create or alter are left out: they are not on the remote, or
+// not in this form, when the probes run.
+func Probes(txns [][]Change) ([]Probe, error) {
+	skip := make(map[string]bool)
+	for _, c := range schemaChanges(txns) {
+		if c.Schema.Kind == "table" {
+			skip[lower(c.Schema.Name)], skip[lower(c.Schema.Table)] = true, true
+		}
+		if a, ok := parseAlter(c.Schema.SQL); ok && c.Schema.Op == "alter" {
+			skip[lower(a.table)], skip[lower(a.to)] = true, true
+		}
 	}
-	type netRow struct {
-		freshRow
-		gone bool
-	}
-	rows := make(map[rowKey]*netRow)
-	var order []rowKey // of fresh rows
+	var probes []Probe
+	open := make(map[string]int)         // lower-case table to the index of its open probe
+	touched := make(map[string]struct{}) // keys that the transactions have seen before
 	for _, txn := range txns {
 		for i := range txn {
 			c := &txn[i]
-			if c.Schema != nil || c.Shape == nil || c.Shape.RowIDAlias < 0 {
+			if c.Schema != nil || c.Shape == nil || c.Shape.RowIDAlias < 0 || skip[lower(c.Table)] {
 				continue
 			}
-			k := rowKey{c.Table, c.RowID}
-			row, seen := rows[k]
-			switch {
-			case !seen && c.Type == Insert:
-				rows[k] = &netRow{freshRow: freshRow{c.RowID, c.ID, c.Shape, c.After}}
-				order = append(order, k)
-			case !seen:
-				rows[k] = nil // the row is known to be there
-			case row == nil:
-			case c.Type == Delete:
-				row.gone = true
-			default:
-				row.gone, row.shape, row.after = false, c.Shape, c.After
+			key := fmt.Sprint(c.RowID, " ", lower(c.Table))
+			_, seen := touched[key]
+			touched[key] = struct{}{}
+			if c.Type != Insert || seen {
+				continue
 			}
+			r, err := decodeRow(c)
+			if err != nil {
+				return nil, err
+			}
+			n, ok := open[lower(c.Table)]
+			if !ok || len(probes[n].inserts) >= probeKeys || !probes[n].shape.same(c.Shape) {
+				n = len(probes)
+				open[lower(c.Table)] = n
+				probes = append(probes, Probe{Table: c.Table, shape: c.Shape, inserts: make(map[int64]*rowChange)})
+			}
+			probes[n].add(r)
 		}
 	}
-	byTable := make(map[string][]freshRow)
-	var tables []string
-	for _, k := range order {
-		if rows[k].gone || skip != nil && skip(k.table) {
-			continue
-		}
-		if byTable[k.table] == nil {
-			tables = append(tables, k.table)
-		}
-		byTable[k.table] = append(byTable[k.table], rows[k].freshRow)
+	for i := range probes {
+		probes[i].finish()
 	}
-	var probes []Probe
-	for _, table := range tables {
-		for part := range slices.Chunk(byTable[table], probeKeys) {
-			probes = append(probes, newProbe(table, part))
-		}
-	}
-	return probes
+	return probes, nil
 }
 
-func newProbe(table string, fresh []freshRow) Probe {
-	shape := fresh[len(fresh)-1].shape
-	columns := make([]string, len(shape.Columns))
-	for i, c := range shape.Columns {
-		columns[i] = quote(c)
+func (p *Probe) add(r *rowChange) {
+	key, ok := r.after[r.Shape.RowIDAlias].(int64)
+	if !ok {
+		return
 	}
-	key := columns[shape.RowIDAlias]
-	args := make([]any, len(fresh))
-	for i := range fresh {
-		args[i] = fresh[i].key
-	}
-	return Probe{
-		Query: Mutation{
-			// The key comes first, so that it is found whatever the columns are named.
-			SQL: "SELECT " + key + ", " + strings.Join(columns, ", ") + " FROM " + quote(table) +
-				" WHERE " + key + " IN (?" + strings.Repeat(", ?", len(fresh)-1) + ")",
-			Args: args,
-		},
-		table: table,
-		fresh: fresh,
-	}
+	p.inserts[key] = r
+	p.Args = append(p.Args, key)
+	p.Change = r.ID
 }
 
-// Collisions compares what the remote had under the keys with what the batch
-// put there. An equal row is no collision.
-func (p *Probe) Collisions(columns []string, rows [][]any) []Collision {
+func (p *Probe) finish() {
+	b := (&statement{}).add("SELECT ", quoteAll(p.shape.Columns), " FROM ", quote(p.Table),
+		" WHERE ", quote(p.shape.Columns[p.shape.RowIDAlias]), " IN (")
+	b.list(len(p.Args), func(int) { b.add("?") }).add(")")
+	p.SQL = b.String()
+}
+
+// Collisions reads the probe's answer: rows of the columns asked for, in that
+// order. A row that is the same as ours is no collision.
+func (p *Probe) Collisions(rows [][]any) ([]Collision, error) {
 	var found []Collision
-	for _, r := range rows {
-		if len(r) == 0 || len(r) != len(columns) {
-			continue
+	for _, row := range rows {
+		if len(row) != len(p.shape.Columns) {
+			return nil, fmt.Errorf("probe of table %q: %d values for %d columns", p.Table, len(row), len(p.shape.Columns))
 		}
-		key, ok := r[0].(int64)
-		i := slices.IndexFunc(p.fresh, func(f freshRow) bool { return f.key == key })
-		if !ok || i < 0 {
-			continue
+		key, ok := row[p.shape.RowIDAlias].(int64)
+		r := p.inserts[key]
+		if !ok || r == nil {
+			return nil, fmt.Errorf("probe of table %q: a row that was not asked for", p.Table)
 		}
-		local, err := rowMap(p.fresh[i].shape, p.fresh[i].after)
-		if err != nil {
-			continue
-		}
-		remote := make(map[string]any, len(columns)-1)
-		for j, name := range columns[1:] {
-			remote[name] = r[j+1]
-		}
-		if !sameRow(local, remote) {
-			found = append(found, Collision{Change: p.fresh[i].change, Table: p.table, Key: key, Local: local, Remote: remote})
+		if c, ok := r.collision(row); ok {
+			found = append(found, c)
 		}
 	}
-	return found
+	return found, nil
 }
 
-// rowMap decodes an image into column and value.
-func rowMap(s *Shape, image []byte) (map[string]any, error) {
-	values, err := DecodeRecord(image)
-	if err != nil {
-		return nil, err
-	}
-	m := make(map[string]any, len(values))
-	for i, v := range values {
-		if i < len(s.Columns) {
-			m[s.Columns[i]] = v
+// collision compares an inserted row with the one found under its key.
+func (r *rowChange) collision(remote []any) (Collision, bool) {
+	for i := range remote {
+		if !identical(remote[i], r.after[i]) {
+			return Collision{
+				Change: r.ID, Table: r.Table, Key: r.RowID,
+				Local: r.Shape.columnMap(r.after), Remote: r.Shape.columnMap(remote),
+			}, true
 		}
 	}
-	return m, nil
-}
-
-// sameRow compares rows by value. Numbers are compared across integer and real:
-// JSON does not always keep them apart.
-func sameRow(a, b map[string]any) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for name, v := range a {
-		w, ok := b[name]
-		if !ok || !sameValue(v, w) {
-			return false
-		}
-	}
-	return true
-}
-
-func sameValue(a, b any) bool {
-	switch x := a.(type) {
-	case []byte:
-		y, ok := b.([]byte)
-		return ok && string(x) == string(y)
-	case int64:
-		if y, ok := b.(float64); ok {
-			return float64(x) == y
-		}
-	case float64:
-		if y, ok := b.(int64); ok {
-			return x == float64(y)
-		}
-	}
-	if _, ok := b.([]byte); ok {
-		return false
-	}
-	return a == b
+	return Collision{}, false
 }

@@ -2,7 +2,10 @@ package cdc
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
+	"fmt"
+	"maps"
 
 	"github.com/mattn/go-sqlite3"
 )
@@ -14,7 +17,17 @@ import (
 //
 // It must be used by one goroutine at a time.
 type Replayer struct {
-	conn *sqlite3.SQLiteConn
+	conn       *sqlite3.SQLiteConn
+	statements statements
+	state      *schemaState       // of conn; nil: to be read
+	ahead      []Change           // schema changes of the log, see Foresee
+	moved      map[movedRow]int64 // logged rowid to the present one, where they differ
+	done       map[ID]bool        // schema changes that base was found to have
+}
+
+type movedRow struct {
+	table string // lower case
+	rowid int64
 }
 
 // NewReplayer returns a Replayer on a connection whose triggers and foreign keys
@@ -22,27 +35,55 @@ type Replayer struct {
 // are the caller's business; until Close it must not be used for schema changes
 // by others.
 func NewReplayer(conn *sqlite3.SQLiteConn) (*Replayer, error) {
-	return &Replayer{conn: conn}, nil
+	return &Replayer{
+		conn: conn, statements: statements{conn: conn},
+		moved: make(map[movedRow]int64), done: make(map[ID]bool),
+	}, nil
 }
 
+// Foresee tells which schema changes the log holds (LoadSchema), in order.
+// Without it, a base on which another replica has run the same migrations is
+// taken for drift in more cases.
+func (r *Replayer) Foresee(schema []Change) { r.ahead = schema }
+
 // Close releases the prepared statements; the connection stays open.
-func (r *Replayer) Close() error { return nil }
+func (r *Replayer) Close() error { return r.statements.close() }
 
 // Apply replays one transaction inside a savepoint: all of it happens or
 // nothing. A transaction that cannot be replayed is no error but a rejection in
-// the Outcome.
-//
-// Rows without identity beyond their rowid may land on another rowid than the
-// log says, because the new base has that one taken. Apply writes the rowid of
-// each such row into its Change, so that a caller who appends the changes to the
-// new log after Apply keeps log and rows together; later transactions are
-// understood in the same sense.
+// the Outcome; an error is one of SQLite's own (a full disk, for example), of the
+// context, or ErrBadRecord.
 func (r *Replayer) Apply(ctx context.Context, txn []Change) (Outcome, error) {
-	return Outcome{}, errors.ErrUnsupported
+	out, err := r.attempt(ctx, txn, false)
+	if err != nil && uniqueViolation(err) {
+		if again, err2 := r.attempt(ctx, txn, true); err2 == nil {
+			out, err = again, nil
+		}
+	}
+	if err == nil {
+		return out, nil
+	}
+	reason := rejection(err)
+	if reason == "" {
+		return Outcome{}, fmt.Errorf("replay transaction %d: %w", txn[0].Txn, err)
+	}
+	var at *changeError
+	rejected := Outcome{Reason: reason, Err: err}
+	if errors.As(err, &at) {
+		rejected.Change, rejected.Err = at.id, at.err
+	}
+	return rejected, nil
 }
 
 // Outcome is what became of a replayed transaction.
 type Outcome struct {
+	// Log is the transaction as the log must keep it on the new base, to be
+	// appended there. It is what was applied but for this: rows without identity
+	// beyond their rowid carry the rowid that they have now (another row of the new
+	// base may have theirs); tables and columns carry the new base's names; changes
+	// that the new base holds already, or that have nothing left to change, are
+	// missing. It may be empty. A rejected transaction has none.
+	Log []Change
 	// Reason is empty if the transaction was applied; otherwise nothing of it was.
 	Reason Reason
 	// Err says why the transaction was rejected: a *DriftError, or a sqlite3.Error
@@ -76,4 +117,425 @@ type Collision struct {
 	Table         string
 	Key           int64
 	Local, Remote map[string]any // column to value
+}
+
+// changeError says which change failed.
+type changeError struct {
+	id  ID
+	err error
+}
+
+func (e *changeError) Error() string { return fmt.Sprintf("change %d: %v", e.id, e.err) }
+func (e *changeError) Unwrap() error { return e.err }
+
+func uniqueViolation(err error) bool {
+	var e sqlite3.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.ExtendedCode {
+	case sqlite3.ErrConstraintUnique, sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintRowID:
+		return true
+	}
+	return false
+}
+
+// rejection returns why an error means that the transaction itself is at fault,
+// or "" if it means something else.
+func rejection(err error) Reason {
+	var drift *DriftError
+	if errors.As(err, &drift) {
+		return ReasonSchema
+	}
+	var e sqlite3.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	switch e.Code {
+	case sqlite3.ErrConstraint, sqlite3.ErrMismatch, sqlite3.ErrTooBig:
+		return ReasonConstraint
+	case sqlite3.ErrError:
+		var p *prepareError
+		if errors.As(err, &p) {
+			return ReasonSchema // no such table, no such column, …
+		}
+		return ReasonConstraint // an expression of an index or a CHECK failed on the values
+	}
+	return ""
+}
+
+// attempt applies a transaction in a savepoint.
+func (r *Replayer) attempt(ctx context.Context, txn []Change, deletesFirst bool) (out Outcome, err error) {
+	if r.state == nil {
+		if err := r.readState(); err != nil {
+			return Outcome{}, err
+		}
+	}
+	if err := exec(r.conn, `SAVEPOINT turso_replay`); err != nil {
+		return Outcome{}, err
+	}
+	a := &attempt{Replayer: r, out: &out, deletesFirst: deletesFirst}
+	if err = a.run(ctx, txn); err == nil {
+		err = exec(r.conn, `RELEASE turso_replay`)
+	}
+	if err == nil {
+		return out, nil
+	}
+	for i := len(a.undo) - 1; i >= 0; i-- {
+		a.undo[i]()
+	}
+	r.state = nil
+	if e := errors.Join(r.statements.close(), exec(r.conn, `ROLLBACK TO turso_replay; RELEASE turso_replay`)); e != nil {
+		return Outcome{}, fmt.Errorf("undo after %v: %w", err, e)
+	}
+	return Outcome{}, err
+}
+
+func (r *Replayer) readState() error {
+	objects, err := ReadSchema(r.conn)
+	if err == nil {
+		r.state = newSchemaState(objects)
+	}
+	return err
+}
+
+// attempt is one try to apply one transaction.
+type attempt struct {
+	*Replayer
+	out          *Outcome
+	deletesFirst bool
+	inserts      []*rowChange // the second half of deletesFirst
+	undo         []func()     // takes back what the Replayer remembers
+}
+
+func (a *attempt) run(ctx context.Context, txn []Change) error {
+	for i := range txn {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := a.change(&txn[i]); err != nil {
+			return &changeError{id: txn[i].ID, err: err}
+		}
+	}
+	return a.insertRest()
+}
+
+// insertRest inserts what the deletes of deletesFirst made room for.
+func (a *attempt) insertRest() error {
+	rows := a.inserts
+	a.inserts = nil
+	for _, r := range rows {
+		if err := a.insert(r); err != nil {
+			return &changeError{id: r.ID, err: err}
+		}
+		a.keep(r)
+	}
+	return nil
+}
+
+// keep carries a change over to the new log.
+func (a *attempt) keep(r *rowChange) { a.out.Log = append(a.out.Log, *r.Change) }
+
+func (a *attempt) change(c *Change) error {
+	if c.Schema != nil {
+		if err := a.insertRest(); err != nil {
+			return err
+		}
+		return a.schema(c)
+	}
+	fitted, err := a.state.resolve(c, a.schemaAfter(c.ID))
+	if err != nil || fitted == nil {
+		return err
+	}
+	copied := *fitted // moving the row must not change the caller's
+	r, err := decodeRow(&copied)
+	if err != nil || r.unchanged() {
+		return err
+	}
+	r.logged, r.RowID = r.RowID, a.present(r)
+	if a.deletesFirst {
+		return a.deleteFirst(r)
+	}
+	return a.row(r)
+}
+
+// schemaAfter returns the schema changes of the log behind a change.
+func (a *attempt) schemaAfter(id ID) []Change {
+	for len(a.ahead) > 0 && a.ahead[0].ID <= id {
+		a.ahead = a.ahead[1:]
+	}
+	return a.ahead
+}
+
+// present returns the rowid that a logged row has now.
+func (a *attempt) present(r *rowChange) int64 {
+	if r.Local {
+		if to, ok := a.moved[movedRow{lower(r.Table), r.RowID}]; ok {
+			return to
+		}
+	}
+	return r.RowID
+}
+
+// placed notes where a row without identity is now.
+func (a *attempt) placed(r *rowChange, rowid int64) {
+	r.RowID = rowid
+	a.move(movedRow{lower(r.Table), r.logged}, rowid, r.logged == rowid)
+}
+
+// move sets or, if none, removes what is known of a moved row.
+func (a *attempt) move(row movedRow, rowid int64, none bool) {
+	old, had := a.moved[row]
+	if none && !had || had && !none && old == rowid {
+		return
+	}
+	a.undo = append(a.undo, func() {
+		if had {
+			a.moved[row] = old
+		} else {
+			delete(a.moved, row)
+		}
+	})
+	if none {
+		delete(a.moved, row)
+	} else {
+		a.moved[row] = rowid
+	}
+}
+
+func (a *attempt) schema(c *Change) error {
+	if a.done[c.ID] {
+		return nil
+	}
+	do, covered, err := a.state.decide(c.Schema, a.schemaAfter(c.ID))
+	if err != nil {
+		return err
+	}
+	for _, id := range covered {
+		if !a.done[id] {
+			a.done[id] = true
+			a.undo = append(a.undo, func() { delete(a.done, id) })
+		}
+	}
+	if !do {
+		return nil
+	}
+	if err := a.statements.close(); err != nil {
+		return err
+	}
+	if err := exec(a.conn, c.Schema.statement()); err != nil {
+		return &prepareError{err}
+	}
+	a.out.Log = append(a.out.Log, *c)
+	if from, to, ok := renamedTable(c.Schema); ok {
+		for row, rowid := range maps.Clone(a.moved) {
+			if row.table == lower(from) {
+				a.move(row, 0, true)
+				a.move(movedRow{lower(to), row.rowid}, rowid, false)
+			}
+		}
+	}
+	return a.readState()
+}
+
+func (a *attempt) row(r *rowChange) error {
+	switch {
+	case r.Type == Insert:
+		if err := a.insert(r); err != nil {
+			return err
+		}
+	case r.Type == Delete:
+		found, err := a.delete(r)
+		if err != nil || !found && r.bagBefore {
+			return err // nothing left that a later push could delete
+		}
+	case r.keyChanged():
+		if _, err := a.delete(r); err != nil {
+			return err
+		}
+		if err := a.insert(r); err != nil {
+			return err
+		}
+	case r.bagBefore:
+		if err := a.updateBag(r); err != nil {
+			return err
+		}
+	default:
+		if err := a.upsert(r, r.changed); err != nil {
+			return err
+		}
+	}
+	a.keep(r)
+	return nil
+}
+
+// rowid returns the name of the rowid, "" if there is none: the columns that
+// the table has now count.
+func (a *attempt) rowid(r *rowChange) string {
+	var columns []string
+	if e := a.state.table(r.Table); e != nil {
+		for _, c := range e.def.columns {
+			columns = append(columns, c.name)
+		}
+	}
+	return r.Shape.rowIDName(columns...)
+}
+
+func (a *attempt) exec(b *statement) (changed, inserted int64, err error) {
+	return a.statements.exec(b.String(), b.args...)
+}
+
+// insert puts the after image in: under its rowid if that is free.
+func (a *attempt) insert(r *rowChange) error {
+	switch {
+	case r.bagAfter:
+		return a.insertBag(r)
+	case r.Type == Insert && r.Shape.RowIDAlias >= 0:
+		return a.insertKey(r)
+	}
+	return a.upsert(r, nil)
+}
+
+// insertKey inserts a row with an integer key and looks whether another replica
+// used the key.
+func (a *attempt) insertKey(r *rowChange) error {
+	changed, _, err := a.exec(r.upsert("", make([]bool, len(r.after)))) // DO NOTHING
+	if err != nil || changed > 0 {
+		return err
+	}
+	b := (&statement{}).add("SELECT ")
+	b.list(len(r.after), func(i int) { b.add("+", quote(r.Shape.Columns[i])) })
+	b.add(" FROM ", quote(r.Table)).whereKey(r, r.after)
+	row, err := a.statements.row(b.String(), b.args...)
+	if err != nil {
+		return err
+	}
+	if c, differs := r.collision(anyValues(row)); differs {
+		a.out.Collisions = append(a.out.Collisions, c)
+	}
+	return a.upsert(r, nil)
+}
+
+func anyValues(row []driver.Value) []any {
+	values := make([]any, len(row))
+	for i, v := range row {
+		values[i] = v
+	}
+	return values
+}
+
+// upsert inserts the row, or sets the columns of the one that has its key.
+func (a *attempt) upsert(r *rowChange, set []bool) error {
+	name := ""
+	if r.Shape.RowIDAlias < 0 {
+		name = a.rowid(r)
+	}
+	_, _, err := a.exec(r.upsert(name, set))
+	if name != "" && rowidTaken(err) {
+		_, _, err = a.exec(r.upsert("", set))
+	}
+	return err
+}
+
+func (a *attempt) insertBag(r *rowChange) error {
+	if name := a.rowid(r); name != "" {
+		_, _, err := a.exec(r.insert(name))
+		if err == nil {
+			a.placed(r, r.RowID)
+		}
+		if !rowidTaken(err) {
+			return err
+		}
+	}
+	_, rowid, err := a.exec(r.insert(""))
+	if err == nil {
+		a.placed(r, rowid)
+	}
+	return err
+}
+
+func rowidTaken(err error) bool {
+	var e sqlite3.Error
+	return errors.As(err, &e) && e.ExtendedCode == sqlite3.ErrConstraintRowID
+}
+
+// find locates the row of a before image; a row that only the log has is found by
+// content.
+func (a *attempt) find(r *rowChange, name string) (found bool, err error) {
+	if name == "" {
+		return false, ErrNoRowID
+	}
+	if !r.Local {
+		return true, nil // if it is there, it is there
+	}
+	b := (&statement{}).add("SELECT ").match(r, name)
+	row, err := a.statements.row(b.String(), b.args...)
+	if err != nil || row[0] == nil {
+		return false, err
+	}
+	rowid, ok := row[0].(int64)
+	if !ok {
+		return false, fmt.Errorf("rowid of table %q is a %T", r.Table, row[0])
+	}
+	a.placed(r, rowid)
+	r.Local = false // from here on its rowid is known
+	return true, nil
+}
+
+// delete removes the row of the before image, if it is there.
+func (a *attempt) delete(r *rowChange) (found bool, err error) {
+	name := ""
+	if r.bagBefore {
+		name = a.rowid(r)
+		if found, err := a.find(r, name); err != nil || !found {
+			return false, err
+		}
+	}
+	changed, _, err := a.exec(r.delete(name))
+	return changed > 0, err
+}
+
+// updateBag updates a row without identity. If it is gone, the update turns
+// into an insert.
+func (a *attempt) updateBag(r *rowChange) error {
+	name := a.rowid(r)
+	found, err := a.find(r, name)
+	if err != nil {
+		return err
+	}
+	if found {
+		changed, _, err := a.exec(r.update().whereBag(r, name))
+		if err != nil || changed > 0 {
+			return err
+		}
+	}
+	r.becomeInsert()
+	return a.insertBag(r)
+}
+
+func (r *rowChange) becomeInsert() {
+	r.Type, r.Before, r.before, r.changed, r.bagBefore = Insert, nil, nil, nil, false
+}
+
+// deleteFirst removes what the change touches, and leaves the rest for
+// insertRest.
+func (a *attempt) deleteFirst(r *rowChange) error {
+	if r.Type == Insert {
+		a.inserts = append(a.inserts, r)
+		return nil
+	}
+	bag := r.bagBefore
+	found, err := a.delete(r)
+	switch {
+	case err != nil:
+		return err
+	case r.Type == Update:
+		if bag && !found {
+			r.becomeInsert()
+		}
+		a.inserts = append(a.inserts, r)
+	case found || !bag:
+		a.keep(r)
+	}
+	return nil
 }

@@ -120,7 +120,7 @@ func (s *statements) get(text string) (*sqlite3.SQLiteStmt, error) {
 	}
 	stmt, err := prepare(s.conn, text)
 	if err != nil {
-		return nil, err
+		return nil, &prepareError{err}
 	}
 	if s.kept == nil {
 		s.kept = make(map[string]*sqlite3.SQLiteStmt)
@@ -129,17 +129,27 @@ func (s *statements) get(text string) (*sqlite3.SQLiteStmt, error) {
 	return stmt, nil
 }
 
-// exec runs a kept statement and returns how many rows it changed.
-func (s *statements) exec(text string, args ...any) (changed int64, err error) {
+// prepareError tells that SQLite refused a statement's text, not its execution.
+type prepareError struct{ err error }
+
+func (e *prepareError) Error() string { return e.err.Error() }
+func (e *prepareError) Unwrap() error { return e.err }
+
+// exec runs a kept statement and returns how many rows it changed and the last
+// rowid inserted on the connection.
+func (s *statements) exec(text string, args ...any) (changed, inserted int64, err error) {
 	stmt, err := s.get(text)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	result, err := stmt.Exec(driverValues(args)) //nolint:staticcheck // see queryStmt
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return result.RowsAffected()
+	if changed, err = result.RowsAffected(); err == nil {
+		inserted, err = result.LastInsertId()
+	}
+	return changed, inserted, err
 }
 
 // row returns the first row of a kept query, or nil if there is none.
