@@ -3,10 +3,33 @@ package syncer
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/tursosync/tursosync/cdc"
 )
+
+// form is how transactions are put into statements. A transaction that the
+// remote refuses is tried in the other forms before it counts as refused.
+type form int
+
+const (
+	netEffect    form = iota // the changes of a row collapse into one
+	asLogged                 // every change by itself, fitted to the remote's schema
+	deletesFirst             // rows may have swapped unique values
+	lastForm     = deletesFirst
+)
+
+// attempt is a transaction that is tried again, and how.
+type attempt struct {
+	txn  cdc.ID
+	form form
+}
+
+func (l *Loop) form(txns []Txn) form {
+	if l.again.txn == txns[0].ID() {
+		return l.again.form
+	}
+	return netEffect
+}
 
 // built is a batch with what is needed to read its answer.
 type built struct {
@@ -14,9 +37,8 @@ type built struct {
 	probes []cdc.Probe
 }
 
-// build turns transactions into mutations and probes, leaves out schema changes
-// that the remote has already, and suspends triggers.
-func (l *Loop) build(ctx context.Context, txns []Txn) (built, error) {
+// build turns transactions into mutations and probes.
+func (l *Loop) build(ctx context.Context, txns []Txn, f form) (built, error) {
 	var b built
 	if m := l.rewrites[txns[0].ID()]; m != nil {
 		b.batch.Mutations = m
@@ -26,88 +48,88 @@ func (l *Loop) build(ctx context.Context, txns []Txn) (built, error) {
 	for i, t := range txns {
 		changes[i] = t.Changes
 	}
-	mutations, err := cdc.Mutations(ctx, changes, cdc.MutationOptions{
+	opts := cdc.MutationOptions{
 		Transform:    l.cfg.Transform,
-		DeletesFirst: l.again == txns[0].ID(),
-	})
-	if err != nil {
-		return b, fmt.Errorf("turn changes into mutations: %w", err)
+		NoCollapse:   f == asLogged,
+		DeletesFirst: f == deletesFirst,
 	}
-	triggers, err := l.triggers(ctx)
-	if err != nil {
+	if err := l.schemas(ctx, &opts, txns, f); err != nil {
 		return b, err
 	}
-	var schema []cdc.SchemaObject
-	if txns[0].hasSchema() || len(triggers) > 0 {
-		objects, err := l.currentRemote().Schema(ctx)
-		if err != nil {
-			return b, fmt.Errorf("read remote schema: %w", err)
-		}
-		for _, o := range objects {
-			schema = append(schema, cdc.SchemaObject(o))
-		}
+	var err error
+	if b.batch.Mutations, err = cdc.Mutations(ctx, changes, opts); err != nil {
+		return b, fmt.Errorf("turn changes into mutations: %w", err)
 	}
-	skip := func(string) bool { return false }
-	if txns[0].hasSchema() {
-		if mutations, err = planSchema(mutations, changes, schema); err != nil {
-			return b, err
-		}
-		skip = func(table string) bool { return !hasTable(schema, table) }
+	if len(b.batch.Mutations) == 0 {
+		return b, nil // the watermark alone
 	}
-	if len(triggers) > 0 {
-		mutations = cdc.SuspendTriggers(mutations, changes, schema, triggers)
-	}
-	b.batch.Mutations = mutations
-	if len(mutations) > 0 {
-		b.probes = cdc.Probes(changes, skip)
+	if b.probes, err = cdc.Probes(changes); err != nil {
+		return b, fmt.Errorf("look for key collisions: %w", err)
 	}
 	for _, p := range b.probes {
-		b.batch.Probes = append(b.batch.Probes, p.Query)
+		b.batch.Probes = append(b.batch.Probes, p.Mutation)
 	}
 	return b, nil
 }
 
-// triggers lists the triggers that were in force when the changes were made.
-func (l *Loop) triggers(ctx context.Context) ([]cdc.SchemaObject, error) {
-	source, ok := l.replica.(TriggerSource)
-	if !ok {
-		return nil, nil
+// schemas reads the schemas of both sides if the batch needs them: it changes
+// the schema, or there are triggers, or the remote did not take it as it was.
+// Most batches need no request for it.
+func (l *Loop) schemas(ctx context.Context, opts *cdc.MutationOptions, txns []Txn, f form) error {
+	needed := f != netEffect || hasSchemaChange(txns)
+	if source, ok := l.replica.(SchemaSource); ok {
+		objects, err := source.Schema(ctx)
+		if err != nil {
+			return fmt.Errorf("read schema: %w", err)
+		}
+		for _, o := range objects {
+			opts.Local = append(opts.Local, cdc.SchemaObject(o))
+			needed = needed || o.Kind == "trigger"
+		}
+		if opts.Ahead, err = source.PendingSchema(ctx, txns[len(txns)-1].Last()); err != nil {
+			return fmt.Errorf("read pending schema changes: %w", err)
+		}
 	}
-	objects, err := source.Triggers(ctx)
+	if !needed {
+		return nil
+	}
+	objects, err := l.currentRemote().Schema(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read triggers: %w", err)
+		return fmt.Errorf("read remote schema: %w", err)
 	}
-	var triggers []cdc.SchemaObject
+	opts.Remote = make([]cdc.SchemaObject, 0, len(objects)) // not nil: it is known
 	for _, o := range objects {
-		triggers = append(triggers, cdc.SchemaObject(o))
+		opts.Remote = append(opts.Remote, cdc.SchemaObject(o))
 	}
-	return triggers, nil
+	return nil
 }
 
-// collisions reads what the probes brought back.
+func hasSchemaChange(txns []Txn) bool {
+	for _, t := range txns {
+		for i := range t.Changes {
+			if t.Changes[i].Schema != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// collisions reads what the probes brought back. What cannot be read is no
+// reason to fail: the batch is committed.
 func (b *built) collisions(rows []ProbeRows) []Collision {
 	var found []Collision
 	for i := range b.probes {
 		if i >= len(rows) {
 			break
 		}
-		for _, c := range b.probes[i].Collisions(rows[i].Columns, rows[i].Rows) {
+		collisions, err := b.probes[i].Collisions(rows[i].Rows)
+		if err != nil {
+			continue
+		}
+		for _, c := range collisions {
 			found = append(found, Collision{Table: c.Table, Key: c.Key, Local: c.Local, Remote: c.Remote})
 		}
 	}
 	return found
-}
-
-// planSchema leaves out the schema changes that the remote has already.
-func planSchema(m []cdc.Mutation, _ [][]cdc.Change, _ []cdc.SchemaObject) ([]cdc.Mutation, error) {
-	return m, nil
-}
-
-func hasTable(schema []cdc.SchemaObject, table string) bool {
-	for _, o := range schema {
-		if o.Kind == "table" && strings.EqualFold(o.Name, table) {
-			return true
-		}
-	}
-	return false
 }

@@ -46,10 +46,10 @@ type Loop struct {
 	polledFast  bool        // the remote answered the last long poll at once
 
 	// What follows belongs to the goroutine.
-	unsure     bool  // the watermark has to be read before the next push
-	moved      int   // times in a row that the watermark was not the expected one
-	cutTxns    int   // most transactions in a batch while an offender is looked for; 0: no limit
-	again      txnID // the transaction that is tried once more, deletes first
+	unsure     bool // the watermark has to be read before the next push
+	moved      int  // times in a row that the watermark was not the expected one
+	cutTxns    int  // most transactions in a batch while an offender is looked for; 0: no limit
+	again      attempt
 	rewrites   map[txnID][]mutation
 	rejections []Rejection // of the push under way
 	walSeen    int64       // size of the WAL after the last checkpoint
@@ -177,12 +177,12 @@ func (l *Loop) SetRemote(ctx context.Context, remote Remote) error {
 func (l *Loop) Retry(ctx context.Context) error { return l.Do(ctx, l.resume) }
 
 func (l *Loop) resume(context.Context) error {
-	l.cutTxns, l.again = 0, 0
+	l.cutTxns, l.again = 0, attempt{}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.halt = nil
-	l.push.retryAt, l.pull.retryAt = time.Time{}, time.Time{}
-	l.dirtySince = time.Now()
+	now := time.Now()
+	l.push.retryAt, l.pull.retryAt, l.dirtySince = now, now, now
 	l.refresh()
 	return nil
 }

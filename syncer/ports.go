@@ -44,12 +44,17 @@ type Replica interface {
 	Measure(ctx context.Context) (Measure, error)
 }
 
-// TriggerSource is implemented by replicas that can tell which triggers were in
-// force when pending changes were made: those of live, then those of base. A push
-// suspends such triggers on the remote, because their effects are in the log,
-// row by row. Without it no trigger is suspended.
-type TriggerSource interface {
-	Triggers(ctx context.Context) ([]SchemaObject, error)
+// SchemaSource is implemented by replicas that know their schema. Without it
+// the remote's triggers fire on pushed rows, and a migration that the remote has
+// further along is a disagreement.
+type SchemaSource interface {
+	// Schema lists live's schema objects, and the triggers of base that live has
+	// not any more. A push suspends these triggers on the remote while it writes to
+	// their tables: they were in force when the pending changes were made, and
+	// their effects are in the log, row by row.
+	Schema(ctx context.Context) ([]SchemaObject, error)
+	// PendingSchema lists the logged schema changes above id, in order.
+	PendingSchema(ctx context.Context, above cdc.ID) ([]cdc.Change, error)
 }
 
 // Remote is what the syncer needs of the Turso database.

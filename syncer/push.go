@@ -129,16 +129,6 @@ func (t Txn) ID() cdc.ID { return t.Changes[0].ID }
 // Last returns the id of the transaction's last change.
 func (t Txn) Last() cdc.ID { return t.Changes[len(t.Changes)-1].ID }
 
-// hasSchema tells whether the transaction changes the schema.
-func (t Txn) hasSchema() bool {
-	for i := range t.Changes {
-		if t.Changes[i].Schema != nil {
-			return true
-		}
-	}
-	return false
-}
-
 // reconcile asks the remote what it holds of us.
 func (l *Loop) reconcile(ctx context.Context, clientID string) error {
 	id, found, err := l.currentRemote().Watermark(ctx, clientID)
@@ -158,12 +148,11 @@ func (l *Loop) reconcile(ctx context.Context, clientID string) error {
 }
 
 // cutBatch takes the transactions that may travel together: no more than the
-// search for an offender allows, and those that change the schema, those with a
-// rewrite and the one that is tried again each alone. A schema change alone can
-// be checked against the remote's schema as it is.
+// search for an offender allows, and those with a rewrite and the one that is
+// tried again each alone.
 func (l *Loop) cutBatch(txns []Txn) []Txn {
 	for i, t := range txns {
-		if l.again == t.ID() || l.rewrites[t.ID()] != nil || t.hasSchema() {
+		if l.again.txn == t.ID() || l.rewrites[t.ID()] != nil {
 			if i == 0 {
 				return txns[:1]
 			}
@@ -179,7 +168,7 @@ func (l *Loop) cutBatch(txns []Txn) []Txn {
 
 // send sends one batch and deals with a refusal.
 func (l *Loop) send(ctx context.Context, pending Pending, txns []Txn) error {
-	b, err := l.build(ctx, txns)
+	b, err := l.build(ctx, txns, l.form(txns))
 	if err == nil {
 		b.batch.ClientID = pending.ClientID
 		b.batch.Expect, b.batch.ExpectFound = pending.Watermark, pending.Known
@@ -221,7 +210,7 @@ func (l *Loop) exchange(ctx context.Context, b built, txns []Txn) error {
 		l.unsure = true
 		return fmt.Errorf("acknowledge: %w", err)
 	}
-	l.moved, l.again = 0, 0
+	l.moved, l.again = 0, attempt{}
 	if l.cutTxns *= 2; l.cutTxns > l.cfg.BatchChanges {
 		l.cutTxns = 0
 	}
@@ -245,8 +234,11 @@ func (l *Loop) exchange(ctx context.Context, b built, txns []Txn) error {
 // to Config.Judge.
 func (l *Loop) judge(err error) Verdict {
 	var drift *cdc.DriftError
-	if errors.As(err, &drift) {
-		return Verdict{Kind: Disagreement, Reason: drift.Error(), Answered: true}
+	switch {
+	case errors.As(err, &drift), errors.Is(err, cdc.ErrBadRecord):
+		return Verdict{Kind: Disagreement, Reason: err.Error(), Answered: true}
+	case errors.Is(err, cdc.ErrNoRowID):
+		return Verdict{Kind: Refused, Reason: err.Error(), Answered: true}
 	}
 	return l.cfg.Judge(err)
 }
@@ -260,13 +252,14 @@ func (l *Loop) isolate(ctx context.Context, txns []Txn, err error, v Verdict) er
 		return nil
 	}
 	txn := txns[0]
-	if l.again != txn.ID() && v.Kind != TooLarge {
-		// Rows may have swapped unique values, or the remote's schema may have
-		// changed between the look at it and the push.
-		l.again = txn.ID()
+	if l.again.txn != txn.ID() {
+		l.again = attempt{txn: txn.ID()}
+	}
+	if l.again.form < lastForm && v.Kind != TooLarge && l.rewrites[txn.ID()] == nil {
+		l.again.form++
 		return nil
 	}
-	l.again = 0
+	l.again = attempt{}
 	if v.Kind == Refused && l.cfg.Policy == Quarantine {
 		return l.reject(ctx, txn, v.Reason)
 	}
