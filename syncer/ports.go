@@ -2,6 +2,7 @@ package syncer
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/tursosync/tursosync/cdc"
@@ -202,3 +203,19 @@ type Measure struct {
 	BaseBytes      int64
 	Rejected       int64
 }
+
+// ReplayError tells that Pull changed nothing, because a pending transaction
+// cannot be replayed on the remote's new pages: the remote's schema no longer
+// fits it, or (policy halt) it violates a constraint. Reject with its id puts
+// the transaction aside and lets the next Pull through.
+type ReplayError struct {
+	Txn     cdc.ID
+	Changes []cdc.Change
+	Err     error // a *cdc.DriftError, or SQLite's words
+}
+
+func (e *ReplayError) Error() string {
+	return fmt.Sprintf("replay transaction %d on the remote's new state: %v", e.Txn, e.Err)
+}
+
+func (e *ReplayError) Unwrap() error { return e.Err }
