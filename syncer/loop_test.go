@@ -678,3 +678,29 @@ func TestEventsEndWithTheirContext(t *testing.T) {
 		}
 	})
 }
+
+// TestReplayErrorHalts shows that a pull which cannot keep a pending transaction
+// asks for a decision, and goes on after it.
+func TestReplayErrorHalts(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.remote.onPull = func(context.Context) error {
+			return &ReplayError{Txn: 1, Changes: insertTxn(1, 1).Changes, Err: errors.New("UNIQUE constraint failed")}
+		}
+		w.replica.commit(1)
+		w.start(Config{Push: PushManual})
+		w.pass(time.Hour)
+		w.state(Halted)
+		if s := w.loop.Status(); s.Txn != 1 || w.remote.pulls != 1 {
+			t.Errorf("status = %v after %d pulls, want transaction 1 and one pull", s, w.remote.pulls)
+		}
+		w.remote.onPull = nil
+		if err := w.loop.Skip(w.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Minute)
+		w.state(Running)
+		if len(w.replica.rejected) != 1 || w.remote.pulls < 2 {
+			t.Errorf("rejected %v, %d pulls", w.replica.rejected, w.remote.pulls)
+		}
+	})
+}

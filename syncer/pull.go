@@ -2,6 +2,7 @@ package syncer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -171,7 +172,12 @@ func (l *Loop) pullFailed(ctx context.Context, err error) error {
 	now := time.Now()
 	delay := l.cfg.Backoff.Delay(l.pull.failures+1, v, l.cfg.Rand())
 	l.pull.failed(now, err, v, delay)
-	if v.Kind == Disagreement && l.halt == nil {
+	var replay *ReplayError
+	switch {
+	case l.halt != nil:
+	case errors.As(err, &replay):
+		l.halt = &Halt{Reason: replay.Err.Error(), Txn: replay.Txn, Changes: replay.Changes, Err: err, pull: true}
+	case v.Kind == Disagreement:
 		l.halt = &Halt{Reason: v.Reason, Disagreement: true, Err: err, pull: true}
 	}
 	l.cfg.Logger.Warn("pull", keyError, err, keyRetryIn, delay)
