@@ -551,6 +551,71 @@ func TestPageCommitAfterRestart(t *testing.T) {
 	sound(t, path, c, "SELECT count(*), sum(length(b)) FROM t", fmt.Sprint("4998|", 4998*4000-299))
 }
 
+// TestPageCommitOldEntries shows a page commit that is the first, since the WAL
+// started over, to enter a block of the wal-index which is full of old entries.
+func TestPageCommitOldEntries(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	c := live(t, path)
+	run(t, c, "CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB)", "INSERT INTO t VALUES (1, zeroblob(24000000))")
+	db := of(t, c)
+	img := contents(t, db)
+	count := uint32(len(img) / page.Size)
+	want := text(t, c, all)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	fill := func(frames uint32) {
+		p := begin(t, db)
+		for range frames {
+			no := page.No(1 + rnd.IntN(int(count)))
+			if err := p.Append(no, img[no.Offset():][:page.Size]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.Commit(count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(9000)
+	run(t, c, "PRAGMA wal_checkpoint(RESTART)", "PRAGMA user_version = 1")
+	img = contents(t, db)
+	fill(3999)
+	fill(300)
+	sound(t, path, c, all, want)
+	fill(4096)
+	sound(t, path, c, all, want)
+	run(t, c, "UPDATE t SET b = zeroblob(length(b))", "PRAGMA wal_checkpoint(TRUNCATE)")
+	sound(t, path, c, all, want)
+}
+
+// TestPageCommitMemory shows that memory does not grow with the pages appended.
+func TestPageCommitMemory(t *testing.T) {
+	resident := func() int {
+		b, err := os.ReadFile("/proc/self/statm")
+		if err != nil {
+			t.Skip("no /proc")
+		}
+		var size, pages int
+		if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
+			t.Fatal(err)
+		}
+		return pages * os.Getpagesize()
+	}
+	path := filepath.Join(t.TempDir(), "a.db")
+	c := live(t, path)
+	run(t, c, "CREATE TABLE t(a)")
+	p := begin(t, of(t, c))
+	image := make([]byte, page.Size)
+	const pages = 16_000 // 64 MB, over four blocks of 32 kB in the wal-index
+	before := resident()
+	for no := range page.No(pages) {
+		if err := p.Append(no+1, image); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if grown := resident() - before; grown > 4<<20 {
+		t.Errorf("appending %d pages took %d bytes of memory", pages, grown)
+	}
+}
+
 // TestPageCommitRefused shows each condition under which a page commit does not
 // begin or end, and that it leaves the database free for others.
 func TestPageCommitRefused(t *testing.T) {
@@ -771,7 +836,7 @@ func TestPageCommitBigEndian(t *testing.T) {
 // another process, spills, rollbacks and checkpoints, beside readers that keep
 // snapshots open. After each step the table must be what the model says.
 func TestPageCommitRandom(t *testing.T) {
-	seeds := []uint64{1, 2, 3, 4}
+	seeds := []uint64{1, 2}
 	if s := os.Getenv("TURSOSYNC_SEED"); s != "" {
 		var n uint64
 		if _, err := fmt.Sscan(s, &n); err != nil {
@@ -816,7 +881,7 @@ func randomHistory(t *testing.T, seed uint64) {
 		}
 		run(t, writer, "PRAGMA busy_timeout = 10000")
 	}
-	steps, commits := 150, 0
+	steps, commits := 100, 0
 	if testing.Short() {
 		steps = 40
 	}
