@@ -125,7 +125,8 @@ func conform(t *testing.T, start func(*testing.T) string) {
 		r := open(t, start(t))
 		var f file
 		fetch(t, r, syncer.PullRequest{}, &f)
-		if f.headers != 1 || len(f.came) != 0 || f.head.PageCount != 0 {
+		// tursodb sends nothing, SQLite's own empty database has a first page.
+		if f.headers != 1 || uint64(len(f.came)) != f.head.PageCount || f.head.PageCount > 1 {
 			t.Errorf("pull = %d pages of %d", len(f.came), f.head.PageCount)
 		}
 		if id, found, err := r.Watermark(ctx, "c"); id != 0 || found || err != nil {

@@ -22,16 +22,23 @@ import (
 //	{"type":"blob","base64":"YWJjZA"}    standard alphabet, no padding
 //
 // A float that is not finite and a text that is not UTF-8 have no JSON; encoding
-// them is an error rather than a change of the value.
+// them is an error rather than a change of the value. Only a NaN, which SQLite
+// never holds and which stands for a float that was lost, is written as null.
 type Value struct{ V any }
 
 // ErrNotJSON is the error for a value that JSON cannot carry.
 var ErrNotJSON = errors.New("value cannot travel as JSON")
 
 // MarshalJSON implements json.Marshaler.
-func (v Value) MarshalJSON() ([]byte, error) { return AppendValue(nil, v.V) }
+func (v Value) MarshalJSON() ([]byte, error) {
+	if f, ok := v.V.(float64); ok && math.IsNaN(f) {
+		return []byte(`{"type":"float","value":null}`), nil
+	}
+	return AppendValue(nil, v.V)
+}
 
-// AppendValue appends the JSON of a value.
+// AppendValue appends the JSON of a value that is to be stored: a NaN is an
+// error.
 func AppendValue(b []byte, v any) ([]byte, error) {
 	switch v := v.(type) {
 	case nil:

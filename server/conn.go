@@ -1,0 +1,126 @@
+package server
+
+import (
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+
+	sqlite3 "github.com/mattn/go-sqlite3"
+
+	"github.com/tursosync/tursosync/internal/shim"
+)
+
+// conn is a connection to the database. It belongs to one goroutine.
+type conn struct {
+	c  *sqlite3.SQLiteConn
+	db shim.DB
+}
+
+// busyTimeout is how long a statement waits for another writer, in milliseconds.
+const busyTimeout = "10000"
+
+// openConn opens a connection that never checkpoints: the history must have seen
+// a commit before its frames may go.
+func openConn(cfg Config) (*conn, error) {
+	name := "file:" + (&url.URL{Path: cfg.File}).EscapedPath()
+	opened, err := (&sqlite3.SQLiteDriver{}).Open(name)
+	if err != nil {
+		return nil, err
+	}
+	c, ok := opened.(*sqlite3.SQLiteConn)
+	if !ok {
+		_ = opened.Close()
+		return nil, fmt.Errorf("open: connection is a %T", opened)
+	}
+	out := &conn{c: c}
+	sync := "FULL"
+	if cfg.NoSync {
+		sync = "OFF"
+	}
+	_, err = c.Exec("PRAGMA busy_timeout="+busyTimeout+"; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous="+sync, nil)
+	if err == nil {
+		out.db, err = shim.Of(c)
+	}
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *conn) close() error { return c.c.Close() }
+
+// one runs a statement and returns the first value of its first row as text.
+func (c *conn) one(sql string) (string, error) {
+	s, _, err := c.db.Prepare(sql)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", sql, err)
+	}
+	defer s.Close()
+	row, err := s.Step()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", sql, err)
+	}
+	if !row || s.Columns() == 0 {
+		return "", nil
+	}
+	return fmt.Sprint(s.Column(0)), nil
+}
+
+// readPage reads a page from where the plan says it lies. Behind the end of the
+// file are pages that were never written: they are empty.
+func (c *conn) readPage(file shim.File, off int64, b []byte) error {
+	n, err := c.db.ReadAt(file, b, off)
+	if errors.Is(err, io.EOF) && file == shim.Main {
+		clear(b[n:])
+		return nil
+	}
+	return err
+}
+
+// pragmas that anybody may run; those mapped to false only without an argument.
+// The others would change how the file is written, reach other files, or keep
+// the history from seeing commits.
+var pragmas = map[string]bool{
+	"analysis_limit": true, "application_id": true, "case_sensitive_like": true, "collation_list": true,
+	"compile_options": true, "defer_foreign_keys": true, "foreign_key_check": true, "foreign_key_list": true,
+	"foreign_keys": true, "function_list": true, "ignore_check_constraints": true, "index_info": true,
+	"index_list": true, "index_xinfo": true, "integrity_check": true, "legacy_alter_table": true,
+	"module_list": true, "optimize": true, "pragma_list": true, "quick_check": true, "recursive_triggers": true,
+	"reverse_unordered_selects": true, "table_info": true, "table_list": true, "table_xinfo": true,
+	"user_version": true,
+
+	"auto_vacuum": false, "data_version": false, "encoding": false, "freelist_count": false, "journal_mode": false,
+	"page_count": false, "page_size": false, "query_only": false, "schema_version": false, "synchronous": false,
+	"wal_autocheckpoint": false,
+}
+
+// restrict keeps the SQL of strangers inside the database.
+func (c *conn) restrict(access Access) error {
+	if access == ReadOnly {
+		if _, err := c.c.Exec("PRAGMA query_only=1", []driver.Value{}); err != nil {
+			return err
+		}
+	}
+	c.c.RegisterAuthorizer(func(action int, arg1, arg2, _ string) int {
+		switch action {
+		case sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH:
+			return sqlite3.SQLITE_DENY
+		case sqlite3.SQLITE_PRAGMA:
+			name := strings.ToLower(arg1)
+			withArgument, known := pragmas[name]
+			if !known || arg2 != "" && !withArgument {
+				return sqlite3.SQLITE_DENY
+			}
+		case sqlite3.SQLITE_FUNCTION:
+			if strings.EqualFold(arg2, "load_extension") || strings.EqualFold(arg2, "ts_shim_handle") {
+				return sqlite3.SQLITE_DENY
+			}
+		}
+		return sqlite3.SQLITE_OK
+	})
+	return nil
+}

@@ -1,0 +1,149 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+
+	"github.com/tursosync/tursosync/internal/wire"
+)
+
+// pipeline answers POST /v2/pipeline and /v3/pipeline.
+func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, access Access) {
+	body, ok := s.body(w, r, s.cfg.BodyMax)
+	if !ok {
+		return
+	}
+	var req wire.PipelineRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		fail(w, http.StatusBadRequest, "the request is not that of a pipeline: "+err.Error())
+		return
+	}
+	if req.Baton != nil {
+		fail(w, http.StatusBadRequest, "the baton is not known: streams end with their request here")
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
+	defer cancel()
+	results, err := s.run(ctx, req, access)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		fail(w, http.StatusServiceUnavailable, "the request took too long and was rolled back")
+		return
+	case errors.Is(err, context.Canceled):
+		panic(http.ErrAbortHandler) // the client has gone
+	case err != nil:
+		s.cfg.Logger.Error("pipeline", "error", err)
+		fail(w, http.StatusInternalServerError, "the database cannot be used")
+		return
+	}
+	b, err := json.Marshal(wire.PipelineResponse{Results: results})
+	if err != nil {
+		s.cfg.Logger.Error("pipeline", "error", err)
+		fail(w, http.StatusInternalServerError, "the answer cannot be written")
+		return
+	}
+	w.Header().Set("Content-Type", wire.JSONMedia)
+	_, _ = w.Write(b)
+}
+
+// run executes a pipeline on a connection of its own.
+func (s *Server) run(ctx context.Context, req wire.PipelineRequest, access Access) ([]wire.StreamResult, error) {
+	s.gate.RLock()
+	defer s.afterCommit()
+	defer s.gate.RUnlock()
+	c, err := openConn(s.cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.close() }() // rolls back what is open
+	if err := c.restrict(access); err != nil {
+		return nil, err
+	}
+	x := session{ctx: ctx, conn: c, left: s.cfg.AnswerMax, sql: map[int32]string{}}
+	stop := interruptible(ctx, c)
+	defer stop()
+	results := make([]wire.StreamResult, 0, len(req.Requests))
+	for i := range req.Requests {
+		results = append(results, x.do(&req.Requests[i]))
+		// An interrupted statement must not be followed by others, which might
+		// commit without it.
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
+}
+
+// interruptible ends what runs on c when ctx does, until stop is called.
+func interruptible(ctx context.Context, c *conn) (stop func()) {
+	var mu sync.Mutex
+	ended := false
+	after := context.AfterFunc(ctx, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			c.db.InterruptNow()
+		}
+	})
+	return func() {
+		after()
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+	}
+}
+
+// afterCommit lets the history see what was committed, wakes long polls, and
+// checkpoints a WAL that has grown, if nobody is using the database.
+func (s *Server) afterCommit() {
+	s.history.mu.Lock()
+	err := s.history.refresh()
+	s.history.mu.Unlock()
+	if err == nil && s.gate.TryLock() {
+		err = s.history.checkpoint(s.cfg.CheckpointBytes)
+		s.gate.Unlock()
+	}
+	if err != nil {
+		s.cfg.Logger.Error("after commit", "error", err)
+	}
+}
+
+// Checkpoint waits for the requests under way and moves the WAL into the file.
+// Revisions stay valid.
+func (s *Server) Checkpoint() error {
+	if !s.enter() {
+		return ErrClosed
+	}
+	defer s.active.Done()
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	return s.history.checkpoint(0)
+}
+
+// Digest checkpoints and returns the SHA-256 of the database file: that of every
+// replica's base that has pulled all of it.
+func (s *Server) Digest() (string, error) {
+	if !s.enter() {
+		return "", ErrClosed
+	}
+	defer s.active.Done()
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if err := s.history.checkpoint(0); err != nil {
+		return "", err
+	}
+	return s.history.digest()
+}
+
+// jsonString encodes s as JSON.
+func jsonString(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Sprintf("%q", "error")
+	}
+	return string(b)
+}

@@ -1,0 +1,210 @@
+// Package server is a remote that one can host: an http.Handler that speaks
+// Turso's sync protocol over one SQLite database in WAL mode. Replicas of this
+// module sync with it, and so does the official client.
+//
+//	srv, err := server.Open(server.Config{File: "remote.db"})
+//	…
+//	defer srv.Close()
+//	http.ListenAndServe("127.0.0.1:8080", srv)
+//
+// Other programs may read and write the file with SQLite at the same time.
+//
+// Endpoints are POST /pull-updates, POST /v2/pipeline and POST /v3/pipeline.
+// Every pipeline has a connection of its own, and whatever transaction it leaves
+// open is rolled back: there are no batons.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tursosync/tursosync/internal/wire"
+)
+
+// Defaults of [Config].
+const (
+	DefaultBodyMax         = 64 << 20
+	DefaultAnswerMax       = 64 << 20
+	DefaultTimeout         = 60 * time.Second
+	DefaultLongPollMax     = 60 * time.Second
+	DefaultCheckpointBytes = 16 << 20
+)
+
+// Access is what a request may do.
+type Access int
+
+// The kinds of access.
+const (
+	NoAccess Access = iota // refused with 401
+	ReadOnly               // pulls, and statements that do not write
+	ReadWrite
+)
+
+// Config says what to serve. File is required.
+type Config struct {
+	// File is the database. It is created if it does not exist; its pages must be
+	// of 4096 bytes and its text UTF-8.
+	File string
+	// Authorize says what the bearer of a token may do; the token is empty when
+	// there is none. Nil lets everybody do everything.
+	Authorize func(ctx context.Context, token string) Access
+	// BodyMax bounds the body of a request, AnswerMax the rows that a pipeline
+	// answers with; 0 means DefaultBodyMax and DefaultAnswerMax.
+	BodyMax, AnswerMax int64
+	// Timeout bounds a pipeline, and how long a client may take none of a pull's
+	// answer; 0 means DefaultTimeout.
+	Timeout time.Duration
+	// LongPollMax bounds how long a pull may wait for news, whatever it asks for;
+	// 0 means DefaultLongPollMax.
+	LongPollMax time.Duration
+	// CheckpointBytes is the size at which the WAL is moved into the file; 0 means
+	// DefaultCheckpointBytes.
+	CheckpointBytes int64
+	// NoSync leaves commits in the operating system's cache. They survive the
+	// death of the process, but not that of the machine. For tests.
+	NoSync bool
+	Logger *slog.Logger // nil means silence
+}
+
+// Server serves one database. It is an http.Handler; its methods may be called
+// concurrently.
+type Server struct {
+	cfg     Config
+	history *history
+	// gate is held for reading by every request that uses the database, and for
+	// writing by the checkpoint: pages are read from file and WAL without SQLite's
+	// help, and must stay where they are.
+	gate sync.RWMutex
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	mu     sync.Mutex // guards closed; held while a request is added to active
+	closed bool
+	active sync.WaitGroup
+}
+
+// ErrClosed is the answer of a closed server.
+var ErrClosed = errors.New("server is closed")
+
+// Open opens or creates the database. The server must be closed.
+func Open(cfg Config) (*Server, error) {
+	if cfg.File == "" {
+		return nil, errors.New("server: Config.File is empty")
+	}
+	orDefault(&cfg.BodyMax, DefaultBodyMax)
+	orDefault(&cfg.AnswerMax, DefaultAnswerMax)
+	orDefault(&cfg.Timeout, DefaultTimeout)
+	orDefault(&cfg.LongPollMax, DefaultLongPollMax)
+	orDefault(&cfg.CheckpointBytes, DefaultCheckpointBytes)
+	if cfg.BodyMax < 0 || cfg.AnswerMax < 0 || cfg.Timeout < 0 || cfg.LongPollMax < 0 || cfg.CheckpointBytes < 0 {
+		return nil, errors.New("server: a limit in Config is negative")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	h, err := openHistory(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel}, nil
+}
+
+func orDefault[T comparable](v *T, def T) {
+	if *v == *new(T) {
+		*v = def
+	}
+}
+
+// Close ends long polls, waits for the other requests, and closes the database,
+// whereby SQLite moves its WAL into the file.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.active.Wait()
+	return s.history.close()
+}
+
+// enter admits a request unless the server is closed.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.active.Add(1)
+	return true
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.enter() {
+		fail(w, http.StatusServiceUnavailable, ErrClosed.Error())
+		return
+	}
+	defer s.active.Done()
+	allowBrowsers(w.Header())
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	type endpoint struct{ method, path string }
+	switch (endpoint{r.Method, r.URL.Path}) {
+	case endpoint{http.MethodPost, wire.PullPath}:
+		if s.access(w, r) != NoAccess {
+			s.pull(w, r)
+		}
+	case endpoint{http.MethodPost, wire.PipelinePath}, endpoint{http.MethodPost, wire.PipelineV3}:
+		if a := s.access(w, r); a != NoAccess {
+			s.pipeline(w, r, a)
+		}
+	case endpoint{http.MethodGet, "/v2"}, endpoint{http.MethodGet, "/v3"}, endpoint{http.MethodGet, "/health"}:
+		w.WriteHeader(http.StatusOK) // version probes of SQL clients
+	default:
+		fail(w, http.StatusNotFound, "not found")
+	}
+}
+
+// allowBrowsers permits requests from web pages: tokens, not origins, protect the
+// database.
+func allowBrowsers(h http.Header) {
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
+	h.Set("Access-Control-Allow-Headers", "*")
+	h.Set("Access-Control-Expose-Headers", "*")
+}
+
+// access asks who it is, and answers those who are refused.
+func (s *Server) access(w http.ResponseWriter, r *http.Request) Access {
+	if s.cfg.Authorize == nil {
+		return ReadWrite
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "bearer") {
+		token = ""
+	}
+	a := s.cfg.Authorize(r.Context(), strings.TrimSpace(token))
+	if a == NoAccess {
+		fail(w, http.StatusUnauthorized, "Unauthorized: the token is missing or not valid")
+	}
+	return a
+}
+
+// fail answers with an error.
+func fail(w http.ResponseWriter, status int, message string) {
+	w.Header().Set("Content-Type", wire.JSONMedia)
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintf(w, `{"error":%s}`, jsonString(message))
+}
