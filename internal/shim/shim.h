@@ -281,4 +281,8 @@ int ts_pagecommit_append(ts_pagecommit *p, uint32_t pgno, const void *image);
 int ts_pagecommit_commit(ts_pagecommit *p, uint32_t nPage);
 int ts_pagecommit_abort(ts_pagecommit *p);
 
+/* fault.c */
+int ts_fault_set(sqlite3 *db, int which, int op, int after);
+void ts_fault_clear(void);
+
 #endif
