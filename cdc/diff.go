@@ -1,17 +1,628 @@
 package cdc
 
 import (
+	"bytes"
 	"context"
+	"database/sql/driver"
 	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
 
 	"github.com/mattn/go-sqlite3"
 )
 
+// VirtualTableError tells that two databases differ in a virtual table, which
+// cannot be expressed as changes. It is an ErrVirtualTable.
+type VirtualTableError struct {
+	Table string
+}
+
+func (e *VirtualTableError) Error() string {
+	return fmt.Sprintf("virtual table %q differs: %v", e.Table, ErrVirtualTable)
+}
+
+// Unwrap returns ErrVirtualTable.
+func (e *VirtualTableError) Unwrap() error { return ErrVirtualTable }
+
 // Diff emits the changes that turn the database of one connection into that of
-// another, schema first, then rows, the user's tables only. Ids, times and
-// transactions are left zero. Both databases are read in the transaction their
-// connection is in; memory does not grow with the tables. Virtual tables that
-// differ are a *VirtualTableError.
+// another, the user's objects only: the adoption of an existing file, when from
+// is empty, or what another program wrote. Order: drops, tables, rows (of one
+// table at a time, deletes first), indexes, views, triggers, user_version and
+// application_id. Ids, times and transactions are left zero.
+//
+// A table whose definition differs is altered if columns were only added at its
+// end; otherwise it is dropped, created and filled anew. Rows are matched by key
+// if the table has one, otherwise by rowid.
+//
+// Both databases are read in the transaction their connection is in; the caller
+// begins it. Memory does not grow with the tables. Virtual tables that differ
+// are a *VirtualTableError.
 func Diff(ctx context.Context, from, to *sqlite3.SQLiteConn, emit func(*Change) error) error {
-	return errors.ErrUnsupported
+	d := &differ{
+		ctx: ctx, emit: emit,
+		from: side{conn: from, statements: statements{conn: from}},
+		to:   side{conn: to, statements: statements{conn: to}},
+	}
+	err := d.run()
+	if e := errors.Join(d.from.statements.close(), d.to.statements.close()); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("compare databases: %w", err)
+	}
+	return nil
+}
+
+type side struct {
+	conn       *sqlite3.SQLiteConn
+	statements statements
+	objects    []SchemaObject
+	state      *schemaState
+	kinds      map[string]string // lower-case name to table, view, virtual, shadow
+}
+
+func (s *side) read() (err error) {
+	if s.objects, err = ReadSchema(s.conn); err != nil {
+		return err
+	}
+	s.state = newSchemaState(s.objects)
+	s.kinds = make(map[string]string)
+	return query(s.conn, `SELECT name, type FROM pragma_table_list WHERE schema = 'main'`, nil, func(row []driver.Value) error {
+		name, _ := row[0].(string)
+		s.kinds[lower(name)], _ = row[1].(string)
+		return nil
+	})
+}
+
+type differ struct {
+	ctx      context.Context
+	emit     func(*Change) error
+	from, to side
+}
+
+func (d *differ) run() error {
+	if err := errors.Join(d.from.read(), d.to.read()); err != nil {
+		return err
+	}
+	if err := d.virtual(); err != nil {
+		return err
+	}
+	rebuilt, err := d.drops()
+	if err != nil {
+		return err
+	}
+	if err := d.tables(rebuilt); err != nil {
+		return err
+	}
+	if err := d.creates("index", "view", "trigger"); err != nil {
+		return err
+	}
+	return d.pragmas()
+}
+
+func (d *differ) schema(op string, o SchemaObject, text string) error {
+	return d.emit(&Change{
+		Type: (&SchemaChange{Op: op}).changeType(), Table: SchemaTable,
+		Schema: &SchemaChange{Op: op, Kind: o.Kind, Name: o.Name, Table: o.Table, SQL: text},
+	})
+}
+
+// virtual refuses virtual tables that are on one side only, and differences in
+// what they keep in their shadow tables.
+func (d *differ) virtual() error {
+	for _, pair := range [][2]*side{{&d.from, &d.to}, {&d.to, &d.from}} {
+		for _, o := range pair[0].objects {
+			if pair[0].kinds[lower(o.Name)] != "virtual" {
+				continue
+			}
+			if e := pair[1].state.find("table", o.Name); e == nil || !e.def.equal(parseDefinition(o.SQL)) {
+				return &VirtualTableError{Table: o.Name}
+			}
+		}
+	}
+	for _, o := range d.to.objects {
+		if d.to.kinds[lower(o.Name)] != "shadow" || d.from.state.table(o.Name) == nil {
+			continue
+		}
+		differs := &differ{ctx: d.ctx, from: d.from, to: d.to, emit: func(*Change) error {
+			return &VirtualTableError{Table: o.Name}
+		}}
+		if err := differs.rows(o.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plain tells whether an object is the user's own, neither virtual nor shadow.
+func (s *side) plain(o SchemaObject) bool {
+	kind := s.kinds[lower(o.Name)]
+	owner := s.kinds[lower(o.Table)]
+	return kind != "virtual" && kind != "shadow" && owner != "shadow"
+}
+
+// change says what became of an object of from: still the same, altered by the
+// statements returned, or gone.
+func (d *differ) changed(o SchemaObject) (same bool, alters []string) {
+	e := d.to.state.find(o.Kind, o.Name)
+	if e == nil || e.Kind != o.Kind {
+		return false, nil
+	}
+	was := parseDefinition(o.SQL)
+	if was.equal(e.def) {
+		return true, nil
+	}
+	n := len(was.columns)
+	if o.Kind != "table" || n == 0 || n >= len(e.def.columns) {
+		return false, nil
+	}
+	for _, c := range addedColumns(e.SQL, n) {
+		text := "ALTER TABLE " + quote(o.Name) + " ADD COLUMN " + c
+		a, ok := parseAlter(text)
+		if !ok || a.step != alterAddColumn || notAddable(a) {
+			return false, nil
+		}
+		was = was.alter(a)
+		alters = append(alters, text)
+	}
+	if !was.equal(e.def) {
+		return false, nil
+	}
+	return false, alters
+}
+
+// notAddable tells whether ADD COLUMN refuses the column.
+func notAddable(a alter) bool {
+	return slices.ContainsFunc(a.def[1:], func(t token) bool {
+		return t.is("primary") || t.is("unique") || t.is("stored")
+	})
+}
+
+// addedColumns returns the text of a table's columns from the nth on.
+func addedColumns(sql string, n int) []string {
+	t := trimSemicolons(tokenize(sql))
+	open := slices.IndexFunc(t, func(t token) bool { return t.is("(") })
+	if open < 0 {
+		return nil
+	}
+	var columns []string
+	var item []string
+	depth := 0
+	for _, tok := range t[open+1:] {
+		if depth == 0 && (tok.is(",") || tok.is(")")) {
+			columns = append(columns, strings.Join(item, " "))
+			if item = nil; tok.is(")") {
+				break
+			}
+			continue
+		}
+		if tok.is("(") {
+			depth++
+		} else if tok.is(")") {
+			depth--
+		}
+		item = append(item, tok.sql())
+	}
+	return columns[min(n, len(columns)):]
+}
+
+// sql returns the token as SQL text.
+func (t token) sql() string {
+	switch t.kind {
+	case tokenName:
+		return quote(t.text)
+	case tokenText:
+		return quoteText(t.text)
+	}
+	return t.text
+}
+
+// drops emits what is gone, dependents before their tables, and the alterations
+// of tables. It returns the tables that are made anew, by lower-case name.
+func (d *differ) drops() (rebuilt map[string]bool, err error) {
+	rebuilt = make(map[string]bool)
+	for _, o := range d.from.objects {
+		if o.Kind == "table" && d.from.plain(o) {
+			if same, alters := d.changed(o); !same && alters == nil {
+				rebuilt[lower(o.Name)] = true
+			}
+		}
+	}
+	for _, kind := range []string{"trigger", "view", "index"} {
+		for _, o := range d.from.objects {
+			if o.Kind != kind || !d.from.plain(o) || rebuilt[lower(o.Table)] && kind != "view" {
+				continue // goes with its table
+			}
+			if same, _ := d.changed(o); !same {
+				if err := d.drop(o); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	for _, o := range d.from.objects {
+		if o.Kind == "table" && d.from.plain(o) && rebuilt[lower(o.Name)] {
+			if err := d.drop(o); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return rebuilt, nil
+}
+
+// drop emits a drop and forgets the object and what goes with it.
+func (d *differ) drop(o SchemaObject) error {
+	d.from.state.apply(&SchemaChange{Op: "drop", Kind: o.Kind, Name: o.Name, Table: o.Table})
+	s := SchemaChange{Op: "drop", Kind: o.Kind, Name: o.Name}
+	return d.schema("drop", o, s.statement())
+}
+
+// tables creates and alters tables, all of them, and then emits their rows.
+func (d *differ) tables(rebuilt map[string]bool) error {
+	for _, o := range d.from.objects {
+		if o.Kind != "table" || !d.from.plain(o) || rebuilt[lower(o.Name)] {
+			continue
+		}
+		_, alters := d.changed(o)
+		for _, text := range alters {
+			if err := d.schema("alter", o, text); err != nil {
+				return err
+			}
+		}
+	}
+	if err := d.creates("table"); err != nil {
+		return err
+	}
+	for _, o := range d.to.objects {
+		if o.Kind == "table" && d.to.plain(o) {
+			if err := d.rows(o.Name); err != nil {
+				return fmt.Errorf("table %q: %w", o.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// creates emits the objects of these kinds that from does not have, or not any
+// more.
+func (d *differ) creates(kinds ...string) error {
+	for _, kind := range kinds {
+		for _, o := range d.to.objects {
+			if o.Kind != kind || !d.to.plain(o) || d.from.state.find(o.Kind, o.Name) != nil {
+				continue
+			}
+			if err := d.schema("create", o, o.SQL); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *differ) pragmas() error {
+	for _, name := range []string{"user_version", "application_id"} {
+		was, err := queryRow(d.from.conn, "PRAGMA main."+name)
+		if err != nil {
+			return err
+		}
+		is, err := queryRow(d.to.conn, "PRAGMA main."+name)
+		if err != nil {
+			return err
+		}
+		if len(was) != 1 || len(is) != 1 || was[0] == is[0] {
+			continue
+		}
+		o := SchemaObject{Kind: name, Name: name, Table: name}
+		if err := d.schema("pragma", o, fmt.Sprintf("PRAGMA %s=%d", name, is[0])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rows emits what became of a table's rows.
+func (d *differ) rows(table string) error {
+	shape, err := ReadShape(d.to.conn, table)
+	if err != nil {
+		return err
+	}
+	t := &tableDiff{differ: d, table: table, shape: shape, filled: make([]any, len(shape.Columns))}
+	if t.rowid = shape.rowIDName(t.hidden()...); t.rowid == "" && !shape.WithoutRowID && len(shape.Key) == 0 {
+		return ErrNoRowID
+	}
+	if e := d.from.state.table(table); e != nil {
+		if t.old, err = ReadShape(d.from.conn, table); err != nil {
+			return err
+		}
+		if err := t.defaults(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case t.old == nil:
+		return t.all()
+	case len(shape.Key) == 0 || shape.RowIDAlias >= 0:
+		return t.merge()
+	}
+	if err := t.byKey(); err != nil || shape.WithoutRowID {
+		return err
+	}
+	return t.nullKeys()
+}
+
+// tableDiff compares the rows of one table. Images have the columns of shape, the
+// table as it is in to; columns that from does not have yet hold in its images
+// what ADD COLUMN fills them with.
+type tableDiff struct {
+	*differ
+	table  string
+	shape  *Shape
+	old    *Shape // in from; nil: the table is not there
+	filled []any  // per column: its default, if from lacks it
+	lacks  []bool // per column: from does not have it
+	rowid  string // "" if there is none
+}
+
+func (t *tableDiff) hidden() []string {
+	var names []string
+	for _, c := range t.to.state.table(t.table).def.columns {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// defaults finds the columns that from lacks and what they are filled with.
+func (t *tableDiff) defaults() error {
+	t.lacks = make([]bool, len(t.shape.Columns))
+	for i, name := range t.shape.Columns {
+		if slices.ContainsFunc(t.old.Columns, func(c string) bool { return lower(c) == lower(name) }) {
+			continue
+		}
+		t.lacks[i] = true
+		row, err := queryRow(t.to.conn, `SELECT dflt_value FROM pragma_table_xinfo(?, 'main') WHERE name = ?`, t.table, name)
+		if err != nil {
+			return err
+		}
+		if text, ok := row[0].(string); ok {
+			if row, err = queryRow(t.to.conn, "SELECT "+text); err != nil {
+				return fmt.Errorf("default of column %q: %w", name, err)
+			}
+			t.filled[i] = row[0]
+		}
+	}
+	return nil
+}
+
+// selectRows is SELECT rowid, columns FROM table. In from, missing columns are
+// NULL and filled by image.
+func (t *tableDiff) selectRows(old bool) string {
+	b := (&statement{}).add("SELECT ")
+	if t.rowid == "" {
+		b.add("0")
+	} else {
+		b.add("+", quote(t.rowid))
+	}
+	for i, name := range t.shape.Columns {
+		if old && t.lacks[i] {
+			b.add(",NULL")
+		} else {
+			b.add(",+", quote(name)) // + keeps go-sqlite3 from converting by declared type
+		}
+	}
+	return b.add(" FROM main.", quote(t.table)).String()
+}
+
+// image makes the record of a row of selectRows.
+func (t *tableDiff) image(row []driver.Value, old bool) []byte {
+	values := anyValues(row[1:])
+	if old {
+		for i := range values {
+			if t.lacks[i] {
+				values[i] = t.filled[i]
+			}
+		}
+	}
+	return EncodeRecord(values)
+}
+
+func (t *tableDiff) change(kind Type, rowid any, before, after []byte) error {
+	if err := t.ctx.Err(); err != nil {
+		return context.Cause(t.ctx)
+	}
+	c := &Change{Type: kind, Table: t.table, Shape: t.shape, Before: before, After: after}
+	if !t.shape.WithoutRowID {
+		c.RowID, _ = rowid.(int64)
+	}
+	return t.emit(c)
+}
+
+// all emits every row of a new table.
+func (t *tableDiff) all() error {
+	return query(t.to.conn, t.selectRows(false), nil, func(row []driver.Value) error {
+		return t.change(Insert, row[0], nil, t.image(row, false))
+	})
+}
+
+// merge walks both tables in the order of their rowids: once for the deletes,
+// once for the rest.
+func (t *tableDiff) merge() error {
+	for deletes := range 2 {
+		if err := t.mergePass(deletes == 0, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tableDiff) mergePass(deletes bool, where string) error {
+	order := where + " ORDER BY " + quote(t.rowid)
+	was, err := openRows(t.from.conn, t.selectRows(true)+order)
+	if err != nil {
+		return err
+	}
+	defer was.close()
+	is, err := openRows(t.to.conn, t.selectRows(false)+order)
+	if err != nil {
+		return err
+	}
+	defer is.close()
+	for was.next(); ; {
+		is.next()
+		for was.before(is) {
+			if deletes {
+				if err := t.change(Delete, was.row[0], t.image(was.row, true), nil); err != nil {
+					return err
+				}
+			}
+			was.next()
+		}
+		if err := errors.Join(was.err, is.err); err != nil {
+			return err
+		}
+		if is.done {
+			return nil
+		}
+		after := t.image(is.row, false)
+		var before []byte
+		if !was.done && was.rowid() == is.rowid() {
+			before = t.image(was.row, true)
+			was.next()
+		}
+		if deletes {
+			continue
+		}
+		if err := t.differ1(is.row[0], before, after); err != nil {
+			return err
+		}
+	}
+}
+
+// differ1 emits what became of one row that is still there.
+func (t *tableDiff) differ1(rowid any, before, after []byte) error {
+	switch {
+	case before == nil:
+		return t.change(Insert, rowid, nil, after)
+	case !bytes.Equal(before, after):
+		return t.change(Update, rowid, before, after)
+	}
+	return nil
+}
+
+// byKey looks up each row of one side on the other by its key; SQLite compares
+// keys, with whatever collations they have. A key whose bytes changed though it
+// is equal to the old one (A and a) is an update. Rows with a NULL in their key
+// are left to nullKeys.
+func (t *tableDiff) byKey() error {
+	lookup := (&statement{}).add(" WHERE ")
+	filter := (&statement{}).add(" WHERE ")
+	for i, k := range t.shape.Key {
+		if i > 0 {
+			lookup.add(" AND ")
+			filter.add(" AND ")
+		}
+		lookup.add(quote(t.shape.Columns[k]), " = ?")
+		filter.add(quote(t.shape.Columns[k]), " IS NOT NULL")
+	}
+	key := func(row []driver.Value) []any {
+		args := make([]any, len(t.shape.Key))
+		for i, k := range t.shape.Key {
+			args[i] = row[k+1]
+		}
+		return args
+	}
+	err := query(t.from.conn, t.selectRows(true)+filter.String(), nil, func(row []driver.Value) error {
+		found, err := t.to.statements.row("SELECT 1 FROM main."+quote(t.table)+lookup.String(), key(row)...)
+		if err != nil || found != nil {
+			return err
+		}
+		return t.change(Delete, row[0], t.image(row, true), nil)
+	})
+	if err != nil {
+		return err
+	}
+	return query(t.to.conn, t.selectRows(false)+filter.String(), nil, func(row []driver.Value) error {
+		was, err := t.from.statements.row(t.selectRows(true)+lookup.String(), key(row)...)
+		if err != nil {
+			return err
+		}
+		var before []byte
+		if was != nil {
+			before = t.image(was, true)
+		}
+		return t.differ1(row[0], before, t.image(row, false))
+	})
+}
+
+// nullKeys compares the rows with a NULL in their key, which have no identity
+// but their rowid.
+func (t *tableDiff) nullKeys() error {
+	b := (&statement{}).add(" WHERE (")
+	for i, k := range t.shape.Key {
+		if i > 0 {
+			b.add(" OR ")
+		}
+		b.add(quote(t.shape.Columns[k]), " IS NULL")
+	}
+	where := b.add(")").String()
+	if t.rowid == "" {
+		row, err := queryRow(t.to.conn, "SELECT EXISTS (SELECT 1 FROM main."+quote(t.table)+where+")")
+		if err != nil || row[0] == int64(0) {
+			return err
+		}
+		return ErrNoRowID
+	}
+	if err := t.mergePass(true, where); err != nil {
+		return err
+	}
+	return t.mergePass(false, where)
+}
+
+// rowCursor walks the rows of a query whose first column is an integer.
+type rowCursor struct {
+	stmt *sqlite3.SQLiteStmt
+	rows driver.Rows
+	row  []driver.Value
+	done bool
+	err  error
+}
+
+func openRows(conn *sqlite3.SQLiteConn, text string) (*rowCursor, error) {
+	stmt, err := prepare(conn, text)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := stmt.Query(nil) //nolint:staticcheck // see queryStmt
+	if err != nil {
+		return nil, errors.Join(err, stmt.Close())
+	}
+	return &rowCursor{stmt: stmt, rows: rows, row: make([]driver.Value, len(rows.Columns()))}, nil
+}
+
+func (c *rowCursor) next() {
+	if c.done {
+		return
+	}
+	if err := c.rows.Next(c.row); err != nil {
+		c.done = true
+		if !errors.Is(err, io.EOF) {
+			c.err = err
+		}
+	}
+}
+
+func (c *rowCursor) rowid() int64 {
+	id, _ := c.row[0].(int64)
+	return id
+}
+
+// before tells whether c's row comes before that of o.
+func (c *rowCursor) before(o *rowCursor) bool {
+	return !c.done && o.err == nil && (o.done || c.rowid() < o.rowid())
+}
+
+func (c *rowCursor) close() {
+	_ = c.rows.Close() // reading is over, there is nothing to lose
+	_ = c.stmt.Close()
 }

@@ -287,6 +287,8 @@ func (p *planner) deletesFirst(rows []*rowChange) error {
 			}
 		}
 	}
+	// Rows that keep their rowid go first: the others are given what is free.
+	var rest []*rowChange
 	for _, r := range rows {
 		switch {
 		case r.Type == Delete:
@@ -297,8 +299,11 @@ func (p *planner) deletesFirst(rows []*rowChange) error {
 			}
 			p.emit(r, r.insert(name))
 		default:
-			p.insert(r)
+			rest = append(rest, r)
 		}
+	}
+	for _, r := range rest {
+		p.insert(r)
 	}
 	return nil
 }

@@ -28,9 +28,6 @@ func (t token) is(s string) bool {
 	return (t.kind == tokenWord || t.kind == tokenOther) && strings.EqualFold(t.text, s)
 }
 
-// ident tells whether the token can name something.
-func (t token) ident() bool { return t.kind != tokenOther }
-
 // normal returns a form in which tokens of the same meaning are equal.
 func (t token) normal() string {
 	switch t.kind {
