@@ -3,56 +3,125 @@ package cdc
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/mattn/go-sqlite3"
+
+	"github.com/tursosync/tursosync/hooks"
+	"github.com/tursosync/tursosync/internal/shim"
 )
-
-// Kind says what a statement does to transactions and data.
-type Kind uint8
-
-// The kinds of statements. Write covers everything that may change rows.
-const (
-	Empty      Kind = iota // white space and comments only
-	Read                   // changes nothing
-	Write                  // INSERT, UPDATE, DELETE, REPLACE, in whatever database
-	Schema                 // CREATE, ALTER, DROP, ANALYZE, REINDEX, PRAGMA user_version=…
-	Pragma                 // a setting of the connection
-	Begin                  // BEGIN in all forms
-	Commit                 // COMMIT, END
-	Rollback               // ROLLBACK of the whole transaction
-	Savepoint              // SAVEPOINT
-	Release                // RELEASE
-	RollbackTo             // ROLLBACK TO
-	Attach                 // ATTACH
-	Detach                 // DETACH
-	Vacuum                 // VACUUM INTO
-)
-
-// Statement is one statement of an SQL text, classified. It is immutable, may be
-// kept as long as its Session, and used again and again.
-type Statement struct {
-	// SQL is this statement's own text.
-	SQL string
-	// Tail is what follows it in the text that was given to Prepare; "" at the end.
-	// The tail is not looked at before its turn: it may need what SQL creates.
-	Tail string
-	// Params is the number of its parameters, as sqlite3_bind_parameter_count.
-	Params int
-	// Columns is the number of result columns; 0: it returns no rows.
-	Columns int
-	// ReadOnly statements need no Run and should be executed directly.
-	ReadOnly bool
-	Kind     Kind
-}
 
 // Session captures what one connection changes. Every statement whose ReadOnly
 // is false must be executed inside Run.
 //
 // Like its connection it is used by one goroutine at a time.
-type Session struct{}
+type Session struct {
+	log    *Log
+	conn   *sqlite3.SQLiteConn
+	db     shim.DB
+	c      *shim.Capture // nil: closed
+	traced bool          // SQLite reports every touch itself: the pre-update hook
+
+	// statements are classified ones by text; epoch counts what makes them and
+	// their preparations stale.
+	statements map[string]*Statement
+	epoch      uint64
+
+	schema     *hooks.Schema // nil: read it under the write lock
+	triggers   *hooks.Triggers
+	tempCookie uint32 // schema version of temp with our triggers
+	dropAll    bool   // triggers may be left from before a rollback
+	shapes     uint64 // Log.epoch of the shapes known to be in turso_sync_state
+
+	// The open transaction:
+	gated      bool     // the gate is ours
+	locked     bool     // the write lock too, and schema is what main has
+	unsure     bool     // a ROLLBACK TO may have changed the schema since
+	savepoints []string // names, outermost first
+	outermost  bool     // the transaction was opened by savepoints[0]
+	wake       bool     // changes were committed that nobody was told of
+	lineage    hooks.Lineage
+}
+
+// statementsMax bounds the classified statements kept, textMax the length of
+// their texts.
+const (
+	sessionStatementsMax = 512
+	sessionTextMax       = 32 << 10
+)
+
+// Session starts to capture on a connection, which must be open, idle, and used
+// by nobody else. There is one Session for a connection.
+func (l *Log) Session(conn *sqlite3.SQLiteConn) (*Session, error) {
+	db, err := shim.Of(conn)
+	if err != nil {
+		return nil, fmt.Errorf("start session: %w", err)
+	}
+	if err := db.SetConfig(shim.NoCheckpointOnClose, true); err != nil {
+		return nil, fmt.Errorf("start session: %w", err)
+	}
+	c, err := shim.OpenCapture(db, l.oldDB)
+	if err != nil {
+		return nil, fmt.Errorf("start session: %w", err)
+	}
+	return &Session{
+		log: l, conn: conn, db: db, c: c, traced: shim.HasPreUpdate(),
+		statements: make(map[string]*Statement), triggers: hooks.NewTriggers(conn), epoch: 1,
+	}, nil
+}
+
+// Close stops capturing. It must be called before the connection is closed.
+func (s *Session) Close() error {
+	if s.c == nil {
+		return nil
+	}
+	err := s.ResetSession()
+	s.c.Close()
+	s.c = nil
+	return err
+}
 
 // Prepare classifies the first statement of a text. Errors of its syntax are the
 // sqlite3.Error that go-sqlite3 returns; refusals are an *UnsupportedError. The
 // answer is cached by text.
-func (s *Session) Prepare(query string) (*Statement, error) { return nil, errors.ErrUnsupported }
+func (s *Session) Prepare(query string) (*Statement, error) {
+	if st, ok := s.statements[query]; ok && st.epoch == s.epoch {
+		return st, nil
+	}
+	if s.c == nil {
+		return nil, ErrClosed
+	}
+	class, err := s.c.Classify(query)
+	if err != nil {
+		if e := refusal(class); e != nil {
+			return nil, e
+		}
+		return nil, s.prepareError(query, err)
+	}
+	st := &Statement{SQL: strings.TrimSpace(query[:class.Tail]), Tail: strings.TrimSpace(query[class.Tail:]), epoch: s.epoch}
+	if err := st.classify(class); err != nil {
+		return nil, err
+	}
+	if len(query) <= sessionTextMax {
+		if len(s.statements) >= sessionStatementsMax {
+			clear(s.statements)
+		}
+		s.statements[query] = st
+	}
+	return st, nil
+}
+
+// prepareError has go-sqlite3 prepare the text: its error has SQLite's message,
+// which we cannot put into an sqlite3.Error ourselves.
+func (s *Session) prepareError(query string, err error) error {
+	stmt, e := s.conn.Prepare(query)
+	if e != nil {
+		return e
+	}
+	return errors.Join(err, stmt.Close())
+}
 
 // Run executes one statement: exec must do it completely, fetching all rows that
 // it returns, and return its error. Everything around it is done here: the gate, a
@@ -62,18 +131,427 @@ func (s *Session) Prepare(query string) (*Statement, error) { return nil, errors
 // The error is exec's, or a sqlite3.Error (busy, constraint at commit), an
 // *UnsupportedError, ErrHookDisplaced, ErrUncaptured, or the context's.
 func (s *Session) Run(ctx context.Context, st *Statement, exec func() error) error {
-	return errors.ErrUnsupported
+	if s.c == nil {
+		return ErrClosed
+	}
+	switch st.Kind {
+	case Write, Schema:
+		return s.write(ctx, st, exec)
+	case Begin:
+		return s.begin(ctx, st, exec)
+	case Commit:
+		return s.commit(exec)
+	case Release:
+		if s.outermost && s.depth(st.name) == 0 {
+			return s.commit(exec)
+		}
+	case Empty, Read, Vacuum:
+		return exec()
+	}
+	return s.pass(st, exec)
+}
+
+// write runs what may change the synchronised database.
+func (s *Session) write(ctx context.Context, st *Statement, exec func() error) error {
+	if !st.main && st.epoch == s.epoch {
+		return s.pass(st, exec)
+	}
+	if s.db.InTx() {
+		return s.writeInside(ctx, st, exec)
+	}
+	if err := s.acquire(ctx); err != nil {
+		return err
+	}
+	defer s.over() // whatever happens: no transaction stays open, nor the gate held
+	return s.writeAlone(st, exec)
+}
+
+// writeAlone runs a statement in a transaction of its own.
+func (s *Session) writeAlone(st *Statement, exec func() error) error {
+	st, err := s.lockAlone(st)
+	if err != nil {
+		return err
+	}
+	if !st.main {
+		err = exec()
+	} else if st.Kind == Schema {
+		err = s.runSchema(st, exec)
+	} else if err = s.touchAll(st); err == nil {
+		err = exec()
+	}
+	if err != nil && !s.db.InTx() {
+		return err // SQLite rolled back
+	}
+	if e := s.finishAlone(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// lockTries bounds how often the schema may change between our look at it and
+// our lock.
+const lockTries = 8
+
+// lockAlone opens a write transaction with everything in place that st needs.
+func (s *Session) lockAlone(st *Statement) (*Statement, error) {
+	for range lockTries {
+		var err error
+		if s.schema != nil {
+			if st, err = s.fresh(st); err != nil {
+				return nil, err
+			}
+			if err = s.care(st); err != nil {
+				return nil, err
+			}
+		}
+		t, err := s.c.Begin(shim.BeginImmediate, s.triggers.Any(), st.replaces(), s.log.next())
+		if err = s.began(t, err); err != nil {
+			return nil, err
+		}
+		if s.current(t) {
+			s.locked = true
+			return st, nil
+		}
+		schema, err := s.readSchema(t.Cookie)
+		if err != nil {
+			return nil, err
+		}
+		if t, err = s.c.Rollback(); err != nil {
+			return nil, fmt.Errorf("roll back: %w", err)
+		}
+		s.note(t)
+		if err := s.setSchema(schema); err != nil {
+			return nil, err
+		}
+	}
+	return nil, sqlite3.Error{Code: sqlite3.ErrBusy, ExtendedCode: sqlite3.ErrNoExtended(sqlite3.ErrBusy)}
+}
+
+// finishAlone logs and commits.
+func (s *Session) finishAlone() error {
+	_, err := s.finish(true)
+	var e sqlite3.Error
+	if errors.As(err, &e) && e.Code == sqlite3.ErrConstraint && s.db.InTx() {
+		// A deferred foreign key: once more, for SQLite's own words.
+		s.c.AllowCommit(true)
+		err = exec(s.conn, "COMMIT")
+		s.c.AllowCommit(false)
+		s.settle(s.c.State())
+	}
+	return err
+}
+
+// writeInside runs a statement inside the open transaction.
+func (s *Session) writeInside(ctx context.Context, st *Statement, exec func() error) error {
+	if err := s.lockInside(ctx); err != nil {
+		return err
+	}
+	st, err := s.fresh(st)
+	if err != nil {
+		return err
+	}
+	if !st.main {
+		return s.pass(st, exec)
+	}
+	if err := s.care(st); err != nil {
+		return err
+	}
+	if st.Kind == Schema {
+		err = s.runSchema(st, exec)
+		s.settle(s.c.State())
+		return err
+	}
+	if err := s.touchAll(st); err != nil {
+		return err
+	}
+	if err := s.c.StatementStarts(st.replaces()); err != nil {
+		return uncaptured(err)
+	}
+	err = exec()
+	s.settle(s.c.StatementEnds())
+	return err
+}
+
+// lockInside makes the open transaction one that writes, with the schema known.
+func (s *Session) lockInside(ctx context.Context) error {
+	if s.locked && !s.unsure {
+		return nil
+	}
+	how := shim.BeginNothing
+	if !s.locked {
+		how = shim.BeginUpgrade
+		if err := s.acquire(ctx); err != nil {
+			return err
+		}
+	}
+	t, err := s.c.Begin(how, s.triggers.Any(), true, s.log.next())
+	if how == shim.BeginUpgrade {
+		err = s.began(t, err)
+	}
+	if err == nil && !s.current(t) {
+		err = s.refresh(t)
+	}
+	if err != nil {
+		s.settle(s.c.State())
+		return err
+	}
+	s.locked, s.unsure = true, false
+	return nil
+}
+
+// began accounts for what Begin found.
+func (s *Session) began(t shim.Txn, err error) error {
+	s.note(t)
+	if err != nil {
+		return uncaptured(err)
+	}
+	if t.Displaced != 0 {
+		return fmt.Errorf("%w: %v", ErrHookDisplaced, t.Displaced)
+	}
+	if epoch := s.log.began(t); epoch != s.shapes {
+		s.shapes = epoch
+		s.c.ForgetShapes()
+	}
+	return nil
+}
+
+// pass runs a statement that does not change main, or ends no transaction.
+func (s *Session) pass(st *Statement, exec func() error) error {
+	inside := s.db.InTx()
+	if s.locked {
+		if err := s.c.StatementStarts(true); err != nil {
+			return uncaptured(err)
+		}
+	}
+	err := exec()
+	if err == nil {
+		err = s.passed(st, inside)
+	}
+	s.settle(s.c.StatementEnds())
+	return err
+}
+
+// passed notes what a statement did to the connection.
+func (s *Session) passed(st *Statement, inside bool) error {
+	switch st.Kind {
+	case Savepoint:
+		if !inside {
+			s.savepoints, s.outermost = nil, true
+		}
+		s.savepoints = append(s.savepoints, st.name)
+	case Release:
+		if i := s.depth(st.name); i >= 0 {
+			s.savepoints = s.savepoints[:i]
+		}
+	case RollbackTo:
+		if i := s.depth(st.name); i >= 0 {
+			s.savepoints = s.savepoints[:i+1]
+		}
+		s.unsure = true
+	case Schema, Pragma, Detach:
+		s.forget()
+	case Attach:
+		s.forget()
+		return s.checkAttached()
+	}
+	return nil
+}
+
+// depth returns the index of the innermost savepoint of a name, or -1.
+func (s *Session) depth(name string) int {
+	for i := len(s.savepoints) - 1; i >= 0; i-- {
+		if strings.EqualFold(s.savepoints[i], name) {
+			return i
+		}
+	}
+	return -1
+}
+
+// checkAttached detaches the synchronised database from itself: what is written
+// through another name would not be captured.
+func (s *Session) checkAttached() error {
+	name, found := s.db.SameFile()
+	if !found {
+		return nil
+	}
+	if err := exec(s.conn, "DETACH "+quote(name)); err != nil {
+		return fmt.Errorf("detach database %q: %w", name, err)
+	}
+	return &UnsupportedError{What: "ATTACH of the database itself", Why: "writes through its second name would not be captured"}
+}
+
+// begin runs BEGIN.
+func (s *Session) begin(ctx context.Context, st *Statement, exec func() error) error {
+	if st.immediate && !s.db.InTx() {
+		if err := s.acquire(ctx); err != nil {
+			return err
+		}
+	}
+	err := exec()
+	s.settle(s.c.State())
+	return err
+}
+
+// commit runs the statement that ends the transaction: COMMIT, or the RELEASE of
+// the outermost savepoint.
+func (s *Session) commit(exec func() error) error {
+	if s.locked && s.unsure {
+		if err := s.lockInside(context.Background()); err != nil {
+			return err
+		}
+	}
+	if s.gated {
+		if displaced := s.c.Check(); displaced != 0 {
+			s.c.Poison()
+			return fmt.Errorf("%w: %v", ErrHookDisplaced, displaced)
+		}
+		t, err := s.finish(false)
+		if err == nil && s.locked && t.Cookie != s.schema.Cookie {
+			s.c.Poison()
+			err = fmt.Errorf("%w: the schema", ErrUncaptured)
+		}
+		if err != nil {
+			s.settle(s.c.State())
+			return err
+		}
+	}
+	s.c.AllowCommit(s.gated)
+	err := exec()
+	s.c.AllowCommit(false)
+	t := s.c.StatementEnds()
+	if err != nil && t.Refused {
+		err = fmt.Errorf("%w: %w", ErrUncaptured, err)
+	}
+	s.settle(t)
+	return err
+}
+
+// finish logs, and commits if told so, defining tables as they are asked for.
+func (s *Session) finish(commit bool) (shim.Txn, error) {
+	for {
+		t, err := s.c.Finish(commit)
+		var undefined *shim.UndefinedError
+		switch {
+		case errors.As(err, &undefined):
+			err = s.define(undefined.Table)
+		case errors.Is(err, shim.ErrStale):
+			if t, err = s.c.Begin(shim.BeginNothing, false, true, 0); err == nil {
+				t.Stale = true
+				err = s.refresh(t)
+			}
+		case err == nil && t.Displaced != 0:
+			return t, fmt.Errorf("%w: %v", ErrHookDisplaced, t.Displaced)
+		default:
+			s.note(t)
+			return t, uncaptured(err)
+		}
+		if err != nil {
+			return t, err
+		}
+	}
+}
+
+func uncaptured(err error) error {
+	if errors.Is(err, shim.ErrUncaptured) || errors.Is(err, shim.ErrPoisoned) {
+		return fmt.Errorf("%w: %w", ErrUncaptured, err)
+	}
+	return err
+}
+
+// note takes over what every look at the connection may tell.
+func (s *Session) note(t shim.Txn) {
+	if t.Stale {
+		s.forget()
+		s.dropAll = true
+	}
+	if t.WALCommits > 0 {
+		s.log.wrote(t.WALCommits, t.NextID)
+	}
+	s.wake = s.wake || t.Committed
+}
+
+// settle follows the connection: when the transaction is over, or does not write
+// any more, so is ours.
+func (s *Session) settle(t shim.Txn) {
+	s.note(t)
+	if t.InTx && t.Writing {
+		return
+	}
+	if s.gated {
+		s.gated = false
+		s.log.Release()
+	}
+	if s.wake {
+		s.wake = false
+		if s.log.config.Committed != nil {
+			s.log.config.Committed()
+		}
+	}
+	s.locked, s.unsure = false, false
+	if !t.InTx {
+		s.savepoints, s.outermost = nil, false
+		s.lineage.Reset()
+	}
+}
+
+// over ends a transaction of our own.
+func (s *Session) over() {
+	t := s.c.State()
+	if t.InTx {
+		s.note(t)
+		t, _ = s.c.Rollback() // what is wrong here, the next statement will meet
+	}
+	s.settle(t)
+}
+
+// acquire takes the gate, waiting as long as the context and the connection's
+// busy timeout allow.
+func (s *Session) acquire(ctx context.Context) error {
+	if s.gated {
+		return nil
+	}
+	if s.log.gate.try() {
+		s.gated = true
+		return nil
+	}
+	busy := sqlite3.Error{Code: sqlite3.ErrBusy, ExtendedCode: sqlite3.ErrNoExtended(sqlite3.ErrBusy)}
+	row, err := queryRow(s.conn, "PRAGMA busy_timeout")
+	if err != nil {
+		return fmt.Errorf("read busy timeout: %w", err)
+	}
+	var timeout int64
+	if row != nil {
+		timeout, _ = row[0].(int64)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(timeout)*time.Millisecond, busy)
+	defer cancel()
+	if err := s.log.gate.acquire(ctx); err != nil {
+		return err
+	}
+	s.gated = true
+	return nil
 }
 
 // InTx tells whether a transaction is open, however it was opened.
-func (s *Session) InTx() bool { return false }
+func (s *Session) InTx() bool { return s.db.InTx() }
 
 // Changes returns what sqlite3_changes, sqlite3_total_changes and
 // sqlite3_last_insert_rowid would be without our own writes to the log.
-func (s *Session) Changes() (changes, totalChanges, lastInsertRowID int64) { return 0, 0, 0 }
+func (s *Session) Changes() (changes, totalChanges, lastInsertRowID int64) { return s.c.Changes() }
 
 // ResetSession rolls back what is left open and gives up the gate.
-func (s *Session) ResetSession() error { return nil }
-
-// Close stops capturing. It must be called before the connection is closed.
-func (s *Session) Close() error { return nil }
+func (s *Session) ResetSession() error {
+	if s.c == nil {
+		return ErrClosed
+	}
+	t, err := s.c.Rollback()
+	s.settle(t)
+	if t.InTx && s.gated { // cannot be rolled back: the connection is of no use any more
+		s.gated = false
+		s.log.Release()
+	}
+	if err != nil {
+		return fmt.Errorf("roll back: %w", err)
+	}
+	return nil
+}

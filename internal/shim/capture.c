@@ -99,6 +99,8 @@ struct ts_capture {
   int poisoned;
   int refused;
   int wal_commits;
+  int logging;   /* the commit under way holds log rows */
+  int committed; /* one that did is done */
   int ddl;   /* schema statements ran in this transaction */
   int watch; /* a rollback undoes what Go believes about the schema */
   int stale; /* and did */
@@ -801,6 +803,7 @@ static void touch_func(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
 
 static int on_commit(void *arg) {
   ts_capture *c = arg;
+  c->logging = c->txn_id != 0;
   if (c->commit_ok && !c->poisoned) return 0;
   if (sqlite3_txn_state(c->db, "main") != SQLITE_TXN_WRITE) return 0;
   c->refused = 1;
@@ -819,7 +822,9 @@ static int on_wal(void *arg, sqlite3 *db, const char *name, int frames) {
   (void)db;
   (void)frames;
   /* No checkpoint from here: the replica alone does that. */
-  if (strcmp(name, "main") == 0) c->wal_commits++;
+  if (strcmp(name, "main") != 0) return SQLITE_OK;
+  c->wal_commits++;
+  if (c->logging) c->committed = 1;
   return SQLITE_OK;
 }
 
@@ -1538,7 +1543,8 @@ static void look(ts_capture *c, ts_txn *out) {
   out->stale = c->stale;
   out->writing = !out->autocommit && sqlite3_txn_state(c->db, "main") == SQLITE_TXN_WRITE;
   out->wal_commits = c->wal_commits;
-  c->wal_commits = 0;
+  out->committed = c->committed;
+  c->wal_commits = c->committed = 0;
   c->stale = 0;
   c->seen_total = sqlite3_total_changes64(c->db);
 }
@@ -1625,6 +1631,10 @@ int ts_begin(ts_capture *c, int how, int want_temp, int replace, sqlite3_int64 n
     }
     sqlite3_finalize(st);
   }
+  if (how == TS_BEGIN_NOTHING) {
+    rc = rolled_back(c);
+    if (rc == TS_STALE) rc = SQLITE_OK; /* out->stale says it */
+  }
   if (rc == SQLITE_OK && out->displaced == 0) {
     rc = schema_cookies(c, want_temp, out);
     if (rc == SQLITE_OK && how != TS_BEGIN_NOTHING) {
@@ -1699,8 +1709,8 @@ int ts_rollback(ts_capture *c, ts_txn *out) {
 /* ts_commit_allow: the log is complete, the user's own COMMIT may pass. */
 void ts_commit_allow(ts_capture *c, int on) { c->commit_ok = on; }
 
-/* ts_capture_dirty tells whether there are touched rows that flush has not seen. */
-int ts_capture_dirty(ts_capture *c) { return c->ndirty > 0 || c->txn_id != 0 || c->poisoned; }
+/* ts_poison: the log of the open transaction is not complete; it must not commit. */
+void ts_poison(ts_capture *c) { c->poisoned = 1; }
 
 /* ts_touch_rows touches every row that sql returns: rowid, or the key's columns. */
 int ts_touch_rows(ts_capture *c, const char *name, const char *sql, int inserted) {

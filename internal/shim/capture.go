@@ -85,6 +85,7 @@ type Txn struct {
 	MaxID              int64 // the last id logged in the open transaction; 0: none
 	Logged             int64 // rows that this call logged
 	WALCommits         int   // commits with frames since the last call
+	Committed          bool  // log rows were among them
 	InTx               bool
 	Writing            bool // a write transaction is open on main
 	Stale              bool // a rollback undid changes announced by DDL
@@ -156,7 +157,7 @@ func (c *Capture) txn() Txn {
 		Change: uint32(o.change), WALKnown: o.wal_rc == C.SQLITE_OK,
 		Displaced: Hooks(o.displaced),
 		NextID:    int64(o.next_id), MaxID: int64(o.max_id), Logged: int64(o.logged),
-		WALCommits: int(o.wal_commits), InTx: o.autocommit == 0, Writing: o.writing != 0,
+		WALCommits: int(o.wal_commits), Committed: o.committed != 0, InTx: o.autocommit == 0, Writing: o.writing != 0,
 		Stale: o.stale != 0, Refused: o.refused != 0,
 	}
 }
@@ -208,6 +209,9 @@ func actions(b []byte) []Action {
 	return list
 }
 
+// Check puts our hooks back and returns those that were displaced.
+func (c *Capture) Check() Hooks { return Hooks(C.ts_capture_check(c.c, 1)) }
+
 // Begin takes the write lock and looks at hooks, schema versions and the commit
 // counter under it. wantTemp asks for TempCookie. replace: the statement that
 // follows may replace rows. nextID 0: find it in the log.
@@ -250,8 +254,8 @@ func (c *Capture) StatementEnds() Txn {
 // AllowCommit lets the user's own COMMIT pass, or not any more.
 func (c *Capture) AllowCommit(on bool) { C.ts_commit_allow(c.c, cbool(on)) }
 
-// Dirty tells whether the transaction has anything to log or has logged.
-func (c *Capture) Dirty() bool { return C.ts_capture_dirty(c.c) != 0 }
+// Poison makes the open transaction one that can only be rolled back.
+func (c *Capture) Poison() { C.ts_poison(c.c) }
 
 // DDL announces that the schema of main (or, with main false, our TEMP
 // triggers) changed in the open transaction.

@@ -43,6 +43,7 @@ typedef struct ts_txn {
   sqlite3_int64 logged;   /* rows logged by this call */
   int wal_commits;        /* commits that wrote frames to main's WAL, by this call */
   sqlite3_int64 max_id;   /* the last id logged in the open transaction; 0: none */
+  int committed;          /* a commit with log rows was among them */
   int autocommit;         /* afterwards */
   int writing;            /* a write transaction is open on main */
   int stale;              /* a rollback undid what ts_ddl announced; told once */
@@ -98,7 +99,7 @@ int ts_rollback(ts_capture *c, ts_txn *out);
 void ts_commit_allow(ts_capture *c, int on);
 void ts_capture_state(ts_capture *c, ts_txn *out);
 void ts_capture_reset(ts_capture *c);
-int ts_capture_dirty(ts_capture *c);
+void ts_poison(ts_capture *c);
 int ts_touch_rows(ts_capture *c, const char *name, const char *sql, int inserted);
 void ts_forget_tables(ts_capture *c);
 void ts_forget_shapes(ts_capture *c);

@@ -1,0 +1,448 @@
+package cdc
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/mattn/go-sqlite3"
+
+	"github.com/tursosync/tursosync/hooks"
+	"github.com/tursosync/tursosync/internal/shim"
+)
+
+// What has to be known and in place before a statement runs, and for the rows it
+// touched to be logged: the schema, the TEMP triggers, the definitions of tables.
+
+// ready is what a statement needs around it.
+type ready struct {
+	replace bool           // it may replace rows
+	all     []*hooks.Table // tables of which every row counts as touched
+}
+
+func (st *Statement) replaces() bool { return st.ready == nil || st.ready.replace }
+
+// fresh returns the statement as it is with the present schema.
+func (s *Session) fresh(st *Statement) (*Statement, error) {
+	if st.epoch == s.epoch {
+		return st, nil
+	}
+	return s.Prepare(st.SQL)
+}
+
+// forget makes everything that depends on the schema be found out again.
+func (s *Session) forget() {
+	s.schema = nil
+	s.epoch++
+	s.unsure = true
+}
+
+// current tells whether the schema that we know is the one that Begin found.
+func (s *Session) current(t shim.Txn) bool {
+	return s.schema != nil && !t.Stale && !s.dropAll && s.schema.Cookie == t.Cookie &&
+		(!s.triggers.Any() || t.TempCookie == s.tempCookie)
+}
+
+func (s *Session) readSchema(cookie uint32) (*hooks.Schema, error) {
+	s.c.Internal(true)
+	defer s.c.Internal(false)
+	return hooks.ReadSchema(s.conn, cookie)
+}
+
+// setSchema takes a schema over. TEMP triggers go: they are made for the old one.
+func (s *Session) setSchema(schema *hooks.Schema) error {
+	if err := s.dropTriggers(); err != nil {
+		return err
+	}
+	s.schema = schema
+	s.epoch++
+	s.c.ForgetTables()
+	s.c.UndefineKeyed()
+	return nil
+}
+
+// refresh reads the schema inside the open transaction.
+func (s *Session) refresh(t shim.Txn) error {
+	if t.Stale {
+		s.dropAll = true
+		s.lineage.Cut(t.MaxID)
+	}
+	schema, err := s.readSchema(t.Cookie)
+	if err != nil {
+		return err
+	}
+	return s.setSchema(schema)
+}
+
+func (s *Session) dropTriggers() error {
+	if !s.triggers.Any() && !s.dropAll {
+		return nil
+	}
+	s.c.Internal(true)
+	defer s.c.Internal(false)
+	if s.db.InTx() {
+		s.c.DDL(false)
+	}
+	if err := s.triggers.Drop(); err != nil {
+		return err
+	}
+	s.dropAll = false
+	return nil
+}
+
+// care puts in place what the statement needs to be captured, once for each
+// schema.
+func (s *Session) care(st *Statement) error {
+	if st.ready != nil && (s.traced || s.watched(st)) {
+		return nil
+	}
+	r := &ready{replace: st.replace || s.schema.MayReplace()}
+	for i := range st.targets {
+		if err := s.careFor(st, &st.targets[i], r); err != nil {
+			return err
+		}
+	}
+	st.ready = r
+	return nil
+}
+
+// watched tells whether the triggers that the statement needs are there still.
+func (s *Session) watched(st *Statement) bool {
+	for i := range st.targets {
+		if !s.triggers.Has(st.targets[i].table, st.targets[i].care) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Session) careFor(st *Statement, g *target, r *ready) error {
+	s.c.Internal(true)
+	defer s.c.Internal(false)
+	t, err := s.schema.Table(s.conn, g.table)
+	if err != nil {
+		return err
+	}
+	switch {
+	case t.Kind == "view":
+		return nil // INSTEAD OF triggers write to tables that are targets too
+	case t.Kind != "table":
+		return &UnsupportedError{What: fmt.Sprintf("writing to the %s table %q", t.Kind, t.Name),
+			Why: "virtual tables are not synchronised", err: ErrVirtualTable}
+	case !t.WithoutRowID && t.RowID == "":
+		return &UnsupportedError{What: fmt.Sprintf("writing to table %q", t.Name),
+			Why: "its columns take all names of the rowid, so that its rows cannot be told apart"}
+	}
+	if t.WithoutRowID {
+		if err := s.defineKeyed(t); err != nil {
+			return err
+		}
+	}
+	if s.traced {
+		return nil
+	}
+	rowid := false
+	for _, column := range g.updated {
+		rowid = rowid || t.AliasIs(column)
+	}
+	g.care = s.schema.Need(t, rowid, st.replace)
+	if g.care&hooks.CareAll != 0 {
+		r.all = append(r.all, t)
+		g.care &^= hooks.CareAll
+	}
+	return s.watch(t, g.care)
+}
+
+func (s *Session) watch(t *hooks.Table, care hooks.Care) error {
+	if s.triggers.Has(t.Name, care) {
+		return nil
+	}
+	if s.db.InTx() {
+		s.c.DDL(false)
+	}
+	if err := s.triggers.Watch(t, care); err != nil {
+		return err
+	}
+	row, err := queryRow(s.conn, "PRAGMA temp.schema_version")
+	if err != nil || row == nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	cookie, _ := row[0].(int64)
+	s.tempCookie = uint32(cookie)
+	return nil
+}
+
+var collations = map[string]int{"BINARY": 0, "NOCASE": 1, "RTRIM": 2}
+
+func (s *Session) defineKeyed(t *hooks.Table) error {
+	key := make([]shim.KeyColumn, len(t.KeyColumns))
+	for i, k := range t.KeyColumns {
+		collation, ok := collations[strings.ToUpper(k.Collation)]
+		if !ok {
+			return &UnsupportedError{What: fmt.Sprintf("writing to table %q", t.Name),
+				Why: fmt.Sprintf("it is WITHOUT ROWID and its key is compared by the collation %s of this program", k.Collation)}
+		}
+		key[i] = shim.KeyColumn{Column: k.Column, Collation: collation}
+	}
+	return s.c.DefineKeyed(t.Name, key)
+}
+
+// touchAll touches all rows of the tables where it cannot be known beforehand
+// which ones the statement replaces.
+func (s *Session) touchAll(st *Statement) error {
+	for _, t := range st.ready.all {
+		if err := s.c.TouchRows(t.Name, t.SelectIdentities(), false); err != nil {
+			return fmt.Errorf("touch rows of %q: %w", t.Name, err)
+		}
+	}
+	return nil
+}
+
+// define tells the capture how rows of a table are read and logged.
+func (s *Session) define(name string) error {
+	s.c.Internal(true)
+	defer s.c.Internal(false)
+	if s.schema == nil {
+		return fmt.Errorf("define table %q: schema is not known", name)
+	}
+	t, err := s.schema.Table(s.conn, name)
+	if err != nil {
+		return err
+	}
+	if t.Kind != "table" || !t.WithoutRowID && t.RowID == "" {
+		return &UnsupportedError{What: fmt.Sprintf("writing to the %s %q", t.Kind, t.Name), Why: "it cannot be captured"}
+	}
+	shape := shapeOf(t)
+	id := shape.ID()
+	d := &shim.TableDef{
+		Name: t.Name, Columns: len(t.Stored), SelectNew: t.SelectRow(),
+		Shape: id, ShapeKey: shapeKey + strconv.FormatInt(id, 10), ShapeJSON: shape.JSON(),
+	}
+	sources, old, oldMap := s.lineage.Trace(t)
+	if old != nil {
+		d.SelectOld, d.OldMap = old.SelectRow(), oldMap
+	}
+	for _, src := range sources {
+		d.Sources = append(d.Sources, shim.Source{Table: src.Table, Above: src.Above, UpTo: src.UpTo, Map: src.Map})
+	}
+	if len(s.lineage.Defaults) > 0 {
+		d.Defaults = EncodeRecord(s.lineage.Defaults)
+	}
+	if err := s.c.Define(d); err != nil {
+		return fmt.Errorf("define table %q: %w", name, err)
+	}
+	return nil
+}
+
+func shapeOf(t *hooks.Table) *Shape {
+	return &Shape{Columns: t.Names(), Key: t.Key, RowIDAlias: t.Alias, WithoutRowID: t.WithoutRowID}
+}
+
+// runSchema runs a schema statement and logs what it changed. Rows touched before
+// are logged first, with the columns they had.
+func (s *Session) runSchema(st *Statement, exec func() error) error {
+	if _, err := s.finish(false); err != nil {
+		return err
+	}
+	before, err := s.beforeSchema(st)
+	if err != nil {
+		return err
+	}
+	if err := s.c.StatementStarts(true); err != nil {
+		return uncaptured(err)
+	}
+	err = exec()
+	t := s.c.StatementEnds()
+	s.note(t)
+	if !t.InTx {
+		return err
+	}
+	if e := s.logSchema(st, before); e != nil {
+		s.c.Poison()
+		return errors.Join(err, fmt.Errorf("log schema change: %w", e))
+	}
+	return err
+}
+
+// schemaBefore is what a schema statement finds.
+type schemaBefore struct {
+	schema *hooks.Schema
+	table  *hooks.Table // that ALTER TABLE names
+	value  int64        // of the pragma
+}
+
+func (s *Session) beforeSchema(st *Statement) (b schemaBefore, err error) {
+	if err := s.dropTriggers(); err != nil {
+		return b, err
+	}
+	s.c.Internal(true)
+	defer s.c.Internal(false)
+	b.schema = s.schema
+	switch {
+	case st.alter != "":
+		if b.table, err = s.schema.Table(s.conn, st.alter); err == nil && b.table.Kind != "table" && b.table.Kind != "view" {
+			err = &UnsupportedError{What: fmt.Sprintf("altering the %s table %q", b.table.Kind, b.table.Name),
+				Why: "virtual tables are not synchronised", err: ErrVirtualTable}
+		}
+	case st.name != "":
+		b.value, err = s.pragma(st.name)
+	}
+	return b, err
+}
+
+func (s *Session) pragma(name string) (int64, error) {
+	row, err := queryRow(s.conn, "PRAGMA main."+name)
+	if err != nil || row == nil {
+		return 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	v, _ := row[0].(int64)
+	return v, nil
+}
+
+func (s *Session) logSchema(st *Statement, before schemaBefore) error {
+	if st.name != "" {
+		return s.logPragma(st.name, before.value)
+	}
+	t, err := s.c.Begin(shim.BeginNothing, false, true, 0)
+	if err != nil || t.Cookie == before.schema.Cookie {
+		return err
+	}
+	after, err := s.readSchema(t.Cookie)
+	if err != nil {
+		return err
+	}
+	if err := s.setSchema(after); err != nil {
+		return err
+	}
+	s.c.DDL(true)
+	dropped, created := before.schema.Diff(after)
+	if before.table != nil {
+		return s.logAlter(st, before.table, created)
+	}
+	for _, o := range dropped {
+		if Internal(o.Name) || Internal(o.Table) {
+			continue
+		}
+		sql := "DROP " + strings.ToUpper(o.Kind) + " " + quote(o.Name)
+		if _, err := s.logChange(&SchemaChange{Op: "drop", Kind: o.Kind, Name: o.Name, Table: o.Table, SQL: sql}); err != nil {
+			return err
+		}
+	}
+	for _, o := range created {
+		if Internal(o.Name) || Internal(o.Table) {
+			continue
+		}
+		if err := s.logCreate(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Session) logChange(c *SchemaChange) (int64, error) {
+	return s.c.LogSchema(int(c.changeType()), c.Record())
+}
+
+func (s *Session) logPragma(name string, before int64) error {
+	s.c.Internal(true)
+	now, err := s.pragma(name)
+	s.c.Internal(false)
+	if err != nil || now == before {
+		return err
+	}
+	_, err = s.logChange(&SchemaChange{Op: "pragma", Kind: name, Name: name, Table: name,
+		SQL: "PRAGMA " + name + " = " + strconv.FormatInt(now, 10)})
+	return err
+}
+
+// logCreate logs a new object; a table that was created from a query has rows.
+func (s *Session) logCreate(o hooks.Object) error {
+	id, err := s.logChange(&SchemaChange{Op: "create", Kind: o.Kind, Name: o.Name, Table: o.Table, SQL: o.SQL})
+	if err != nil || o.Kind != "table" {
+		return err
+	}
+	s.lineage.Steps = append(s.lineage.Steps, hooks.Step{ID: id, After: o.Name})
+	row, err := queryRow(s.conn, "SELECT 1 FROM main."+quote(o.Name)+" LIMIT 1")
+	if err != nil || row == nil {
+		return err
+	}
+	s.c.Internal(true)
+	t, err := s.schema.Table(s.conn, o.Name)
+	s.c.Internal(false)
+	if err != nil {
+		return err
+	}
+	if t.RowID == "" && !t.WithoutRowID {
+		return &UnsupportedError{What: fmt.Sprintf("creating table %q with rows", t.Name),
+			Why: "its columns take all names of the rowid, so that its rows cannot be told apart"}
+	}
+	return s.c.TouchRows(t.Name, t.SelectIdentities(), true)
+}
+
+// logAlter logs ALTER TABLE by its own text, and remembers where its columns are
+// in older images.
+func (s *Session) logAlter(st *Statement, old *hooks.Table, created []hooks.Object) error {
+	if len(created) == 0 {
+		return nil
+	}
+	id, err := s.logChange(&SchemaChange{Op: "alter", Kind: "table", Name: old.Name, Table: old.Name,
+		SQL: strings.TrimRight(st.SQL, "; \t\r\n")})
+	if err != nil {
+		return err
+	}
+	name := ""
+	if o, ok := s.schema.Find("table", old.Name); ok {
+		name = o.Name
+	} else {
+		for _, o := range created {
+			if o.Kind == "table" {
+				name = o.Name
+			}
+		}
+	}
+	s.c.Internal(true)
+	defer s.c.Internal(false)
+	now, err := s.schema.Table(s.conn, name)
+	if err != nil {
+		return err
+	}
+	m, added := hooks.ColumnMap(old, now, len(s.lineage.Defaults))
+	if added >= 0 {
+		v, err := defaultValue(now.All[now.Stored[added]])
+		if err != nil {
+			return err
+		}
+		s.lineage.Defaults = append(s.lineage.Defaults, v)
+	}
+	s.lineage.Steps = append(s.lineage.Steps, hooks.Step{ID: id, Before: old.Name, After: now.Name, Map: m, Old: old})
+	return nil
+}
+
+// defaultValue is what rows hold in a column that was added to them: a constant,
+// with the column's affinity, as a database of its own computes it.
+func defaultValue(c hooks.Column) (v any, err error) {
+	if !c.HasDefault {
+		return nil, nil
+	}
+	opened, err := (&sqlite3.SQLiteDriver{}).Open(":memory:")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	conn, ok := opened.(*sqlite3.SQLiteConn)
+	if !ok {
+		return nil, fmt.Errorf("connection is a %T", opened)
+	}
+	if err := exec(conn, "CREATE TABLE t(c "+c.Type+" DEFAULT ("+c.Default+"))"); err != nil {
+		return nil, err
+	}
+	if err := exec(conn, "INSERT INTO t DEFAULT VALUES"); err != nil {
+		return nil, err
+	}
+	row, err := queryRow(conn, "SELECT +c FROM t")
+	if err != nil || row == nil {
+		return nil, err
+	}
+	return row[0], nil
+}
