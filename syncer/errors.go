@@ -14,6 +14,11 @@ var ErrClosed = errors.New("replica is closed")
 // ErrNoRemote is the answer to requests that need a remote when there is none.
 var ErrNoRemote = errors.New("replica has no remote: give it a url")
 
+// ErrPullFirst is what Replica.Pending returns when it cannot tell what is
+// pending before it knows what the remote holds, as for a file full of data that
+// meets its remote for the first time.
+var ErrPullFirst = errors.New("a pull has to come first")
+
 // Kind is what an error of the remote means for the syncer.
 type Kind int
 

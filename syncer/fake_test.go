@@ -46,6 +46,7 @@ type fakeReplica struct {
 	revision  page.Revision
 	report    PullReport // of the next pull, once
 	wal       int64
+	pullFirst bool // Pending needs a pull
 	schema    []SchemaObject
 
 	checkpoints, reconciles, pendings int
@@ -81,6 +82,9 @@ func (r *fakeReplica) commit(n int) cdc.ID {
 func (r *fakeReplica) Pending(_ context.Context, limits Limits) (Pending, error) {
 	defer r.alone()()
 	r.pendings++
+	if r.pullFirst {
+		return Pending{}, ErrPullFirst
+	}
 	p := Pending{ClientID: r.clientID, Watermark: r.watermark, Known: r.known}
 	n := 0
 	for _, t := range r.txns {
@@ -153,6 +157,7 @@ func (r *fakeReplica) Pull(ctx context.Context, fetch Fetch, opts PullOptions) (
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.pullFirst = false
 	report := r.report
 	r.report = PullReport{}
 	report.Changed = report.Changed || sink.header.Revision != r.revision

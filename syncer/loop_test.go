@@ -225,6 +225,22 @@ func TestMovedWatermark(t *testing.T) {
 	})
 }
 
+// TestPullFirst shows that a push makes up for the pull that it needs.
+func TestPullFirst(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.replica.commit(1)
+		w.replica.pullFirst = true
+		w.start(Config{Push: PushManual, Pull: PullManual})
+		if err := w.loop.Wait(w.Context()); err != nil {
+			t.Errorf("Wait: %v", err)
+		}
+		w.remote.each(1)
+		if w.remote.pulls != 1 {
+			t.Errorf("%d pulls, want 1", w.remote.pulls)
+		}
+	})
+}
+
 // refuse makes the remote refuse every batch that holds one of the changes.
 func refuse(kind Kind, hint bool, ids ...cdc.ID) func(context.Context, Batch) error {
 	return func(_ context.Context, b Batch) error {

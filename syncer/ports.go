@@ -15,7 +15,8 @@ type Replica interface {
 	// Pending returns the oldest changes above the acknowledged watermark, whole
 	// transactions only, up to the limits but at least one transaction. What it
 	// returns is on disk for good (the WAL is synced first): a change that the
-	// remote has must never be unknown here after a power loss.
+	// remote has must never be unknown here after a power loss. ErrPullFirst tells
+	// that a pull has to come first.
 	Pending(ctx context.Context, limits Limits) (Pending, error)
 	// Intend notes durably that changes up to and including last may reach the
 	// remote from now on, so that a watermark found there later is recognised.

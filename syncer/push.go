@@ -91,11 +91,18 @@ func (l *Loop) pushBatches(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("measure replica: %w", err)
 	}
+	pulled := false
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		done, err := l.pushOne(ctx, m.LastChange)
+		if errors.Is(err, ErrPullFirst) && !pulled {
+			pulled = true
+			if err = l.pullOnce(ctx, false); err == nil {
+				m, err = l.replica.Measure(ctx)
+			}
+		}
 		if done || err != nil {
 			return err
 		}
@@ -143,6 +150,8 @@ func (l *Loop) reconcile(ctx context.Context, clientID string) error {
 	if renewed {
 		l.cfg.Logger.Warn("watermark is unknown here: going on under a new client id", keyWatermark, int64(id))
 		l.Publish(Renewed{})
+		// What is pending may not fit a remote that has gone back, or is another.
+		return ErrPullFirst
 	}
 	return nil
 }
