@@ -179,14 +179,14 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, snap *snapshot) er
 	defer func() { _ = ctl.SetWriteDeadline(time.Time{}) }()
 
 	var out io.Writer = w
+	finish := func() error { return nil }
 	if len(snap.pages) > 0 && acceptsGzip(r) {
 		w.Header().Set("Content-Encoding", "gzip")
 		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = z.Close() }()
-		out = z
+		out, finish = z, z.Close
 	} else {
 		w.Header().Set("Content-Length", strconv.Itoa(snap.length(len(head))))
 	}
@@ -214,7 +214,10 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, snap *snapshot) er
 			extend()
 		}
 	}
-	return buf.Flush()
+	if err := buf.Flush(); err != nil {
+		return err
+	}
+	return finish()
 }
 
 // verify tells whether the pages that were read can be relied on: no other
