@@ -20,12 +20,12 @@ func singleRead(text string) bool {
 	return strings.TrimRight(text[at+i:], "; \t\r\n") == ""
 }
 
-// firstWord returns the first word of text behind white space and comments, and
-// where it starts.
+// firstWord returns the first word of text behind white space, comments and empty
+// statements, and where it starts.
 func firstWord(text string) (word string, at int) {
 	for at < len(text) {
 		n, isSpace := tokenLen(text[at:])
-		if !isSpace {
+		if !isSpace && text[at] != ';' {
 			if isLetter(text[at]) {
 				return text[at : at+n], at
 			}
@@ -60,6 +60,9 @@ func cutStatement(text string) (first, tail string) {
 			continue
 		}
 		is := func(s string) bool { return strings.EqualFold(word, s) }
+		if word == ";" && state == start {
+			continue // SQLite skips empty statements
+		}
 		if word == ";" && state != trigger && state != triggerSemicolon {
 			return text[:at], strings.TrimSpace(text[at:])
 		}
