@@ -77,7 +77,8 @@ func (l *Loop) build(ctx context.Context, txns []Txn, f form) (built, error) {
 // Most batches need no request for it.
 func (l *Loop) schemas(ctx context.Context, opts *cdc.MutationOptions, txns []Txn, f form) error {
 	needed := f != netEffect || hasSchemaChange(txns)
-	if source, ok := l.replica.(SchemaSource); ok {
+	source, ok := l.replica.(SchemaSource)
+	if ok {
 		objects, err := source.Schema(ctx)
 		if err != nil {
 			return fmt.Errorf("read schema: %w", err)
@@ -86,12 +87,15 @@ func (l *Loop) schemas(ctx context.Context, opts *cdc.MutationOptions, txns []Tx
 			opts.Local = append(opts.Local, cdc.SchemaObject(o))
 			needed = needed || o.Kind == "trigger"
 		}
-		if opts.Ahead, err = source.PendingSchema(ctx, txns[len(txns)-1].Last()); err != nil {
-			return fmt.Errorf("read pending schema changes: %w", err)
-		}
 	}
 	if !needed {
 		return nil
+	}
+	if ok {
+		var err error
+		if opts.Ahead, err = source.PendingSchema(ctx, txns[len(txns)-1].Last()); err != nil {
+			return fmt.Errorf("read pending schema changes: %w", err)
+		}
 	}
 	objects, err := l.currentRemote().Schema(ctx)
 	if err != nil {

@@ -129,4 +129,7 @@ const (
 	keyWatermark  = "watermark"
 	keyStatus     = "status"
 	keyCollisions = "collisions"
+	keyTable      = "table"
+	keyKey        = "key"
+	keyTxns       = "txns"
 )

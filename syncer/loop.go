@@ -39,11 +39,12 @@ type Loop struct {
 	halt        *Halt
 	status      Status
 	subscribers map[*queue]struct{}
-	interrupt   func(error) // ends the long poll under way, as long as nothing came; or nil
-	abort       func(error) // ends the pull under way; or nil
-	closing     bool        // Close was called
-	ended       bool        // nothing happens any more
-	polledFast  bool        // the remote answered the last long poll at once
+	collided    map[string]struct{} // collisions that were reported
+	interrupt   func(error)         // ends the long poll under way, as long as nothing came; or nil
+	abort       func(error)         // ends the pull under way; or nil
+	closing     bool                // Close was called
+	ended       bool                // nothing happens any more
+	polledFast  bool                // the remote answered the last long poll at once
 
 	// What follows belongs to the goroutine.
 	unsure     bool // the watermark has to be read before the next push
@@ -470,6 +471,26 @@ func (l *Loop) checkpoint(ctx context.Context, asked bool) error {
 		l.walSeen = m.WALBytes
 	}
 	return nil
+}
+
+// collidedMax bounds the memory of reported collisions.
+const collidedMax = 10_000
+
+// reportCollisions tells of collisions, of each once: a pull and the push after it
+// meet the same. It needs l.mu.
+func (l *Loop) reportCollisions(collisions []Collision) {
+	for _, c := range collisions {
+		key := fmt.Sprintf("%s %d %v", c.Table, c.Key, c.Remote)
+		if _, ok := l.collided[key]; ok {
+			continue
+		}
+		if l.collided == nil || len(l.collided) >= collidedMax {
+			l.collided = make(map[string]struct{})
+		}
+		l.collided[key] = struct{}{}
+		l.cfg.Logger.Warn("key collision", keyTable, c.Table, keyKey, c.Key)
+		l.publish(Collided{c})
+	}
 }
 
 // finish is the loop's last step.

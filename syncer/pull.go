@@ -142,10 +142,7 @@ func (l *Loop) pulled(r PullReport, fast bool) {
 		log.Info("pulled", keyRevision, string(r.Revision), keyPages, r.Pages, keyChanges, r.Replayed, keyCollisions, len(r.Collisions))
 		l.publish(Pulled{Revision: r.Revision, Tables: r.Tables, Pages: r.Pages, Replayed: r.Replayed})
 	}
-	for _, c := range r.Collisions {
-		log.Warn("key collision", "table", c.Table, "key", c.Key)
-		l.publish(Collided{c})
-	}
+	l.reportCollisions(r.Collisions)
 	for _, j := range r.Rejected {
 		log.Warn("transaction rejected", keyTxn, int64(j.Txn), keyReason, j.Reason)
 		l.publish(Rejected{j})

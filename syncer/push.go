@@ -232,10 +232,7 @@ func (l *Loop) exchange(ctx context.Context, b built, txns []Txn) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.publish(Pushed{Through: batch.Last, Txns: len(txns), Changes: changes})
-	for _, c := range b.collisions(result.Probes) {
-		l.cfg.Logger.Warn("key collision", "table", c.Table, "key", c.Key)
-		l.publish(Collided{c})
-	}
+	l.reportCollisions(b.collisions(result.Probes))
 	return nil
 }
 
@@ -255,7 +252,7 @@ func (l *Loop) judge(err error) Verdict {
 // isolate narrows a batch down to the transaction that the remote does not take,
 // tries that one in another form, and then does as the policy says.
 func (l *Loop) isolate(ctx context.Context, txns []Txn, err error, v Verdict) error {
-	l.cfg.Logger.Info("batch refused", keyTxn, int64(txns[0].ID()), keyReason, v.Reason, "txns", len(txns))
+	l.cfg.Logger.Info("batch refused", keyTxn, int64(txns[0].ID()), keyReason, v.Reason, keyTxns, len(txns))
 	if len(txns) > 1 {
 		l.cutTxns = cutBefore(txns, v.Change)
 		return nil
