@@ -4,6 +4,8 @@
 //
 // A DB is not a second handle: it names the connection of a *sqlite3.SQLiteConn,
 // lives as long as that, and follows its rule of one goroutine at a time.
+//
+// The tests also run under the address sanitizer: go test -asan ./internal/shim
 package shim
 
 /*

@@ -151,7 +151,12 @@ func (p *PageCommit) Append(no page.No, image []byte) error {
 // Commit makes the appended pages, durably, the newest state of the database,
 // which then is pageCount pages large, and unlocks. No appended page may lie
 // behind pageCount (ErrPageNo), and every page that the database grows by must
-// have been appended (ErrHole). After an error nothing is committed and only Abort is left.
+// have been appended (ErrHole).
+//
+// After an error nothing is committed and only Abort is left. (One gap, which
+// SQLite's own commit has as well: if the sync fails, and then neither the wipe of
+// the commit frame nor any later commit reaches the disk, a recovery after a
+// crash may find the commit.)
 func (p *PageCommit) Commit(pageCount uint32) error {
 	if p.ptr == nil {
 		return fmt.Errorf("commit pages: %w", ErrDone)

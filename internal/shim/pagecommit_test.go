@@ -254,7 +254,7 @@ func TestPageCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	count := func() int64 {
-		rows, err := stmt.Query(nil)
+		rows, err := stmt.(driver.StmtQueryContext).QueryContext(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
