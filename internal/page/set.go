@@ -17,6 +17,9 @@ func (s *Set) Add(n No) { s.ids.Add(uint32(n)) }
 // AddRange puts the pages from first up to and including last into the set.
 func (s *Set) AddRange(first, last No) { s.ids.AddRange(uint64(first), uint64(last)+1) }
 
+// Remove takes page n out of the set.
+func (s *Set) Remove(n No) { s.ids.Remove(uint32(n)) }
+
 // Has tells whether page n is in the set.
 func (s *Set) Has(n No) bool { return s.ids.Contains(uint32(n)) }
 

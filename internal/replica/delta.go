@@ -43,12 +43,11 @@ type delta struct {
 	count    uint32        // pages of the database afterwards
 	from, to page.Revision // of base, before and after
 
-	head    int64 // length of the header
-	pages   page.Set
-	order   []uint32 // page numbers in file order, so that a page's record can be found
-	sealed  bool
-	w       *bufio.Writer // nil when not writing
-	written int64
+	head   int64 // length of the header
+	pages  page.Set
+	order  []uint32 // page numbers in file order, so that a page's record can be found
+	sealed bool
+	w      *bufio.Writer // nil when not writing
 }
 
 const (

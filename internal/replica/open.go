@@ -101,8 +101,35 @@ func (r *Replica) open(ctx context.Context) error {
 	if err := r.recover(); err != nil {
 		return err
 	}
-	r.log, err = cdc.OpenLog(cdc.LogConfig{Path: r.files.live, Committed: r.cfg.Committed})
-	return err
+	if r.log, err = cdc.OpenLog(cdc.LogConfig{Path: r.files.live, Committed: r.cfg.Committed}); err != nil {
+		return err
+	}
+	if err := r.meetRemote(ctx); err != nil {
+		return errors.Join(err, r.log.Close())
+	}
+	return nil
+}
+
+// meetRemote notes which remote this is a replica of. Another one than before
+// has nothing to do with base; what is pending goes to it, and it is asked for
+// everything. (A remote that only moved has our watermark, and nothing is sent twice.)
+func (r *Replica) meetRemote(ctx context.Context) error {
+	st := r.state()
+	if r.cfg.RemoteURL == "" || r.cfg.RemoteURL == st.remoteURL {
+		return nil
+	}
+	another := st.remoteURL != "" && st.revision != ""
+	if another {
+		r.cfg.Logger.Info("remote has another URL than before: everything is taken anew")
+		if err := remove(r.files.pull()); err != nil {
+			return err
+		}
+	}
+	return r.update(ctx, func(s *state) error {
+		s.remoteURL = r.cfg.RemoteURL
+		s.bootstrap = s.bootstrap || another
+		return nil
+	})
 }
 
 // openLive opens live and makes it a replica if it is not one yet.

@@ -2,22 +2,235 @@ package replica
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/tursosync/tursosync/cdc"
+	"github.com/tursosync/tursosync/internal/page"
+	"github.com/tursosync/tursosync/internal/shim"
 	"github.com/tursosync/tursosync/syncer"
 )
 
-func (r *Replica) Pending(ctx context.Context, limits syncer.Limits) (syncer.Pending, error) {
-	return syncer.Pending{}, nil
+// locked runs one operation at a time and names it in errors.
+func (r *Replica) locked(name string, fn func() error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return ErrClosed
+	}
+	if err := fn(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }
-func (r *Replica) Intend(ctx context.Context, last cdc.ID) error    { return nil }
-func (r *Replica) Acknowledge(ctx context.Context, id cdc.ID) error { return nil }
-func (r *Replica) Reconcile(ctx context.Context, watermark cdc.ID, found bool) (bool, error) {
-	return false, nil
+
+// Pending implements syncer.Replica. Nothing is pending in a file whose adoption
+// is not decided.
+func (r *Replica) Pending(ctx context.Context, limits syncer.Limits) (p syncer.Pending, err error) {
+	err = r.locked("read pending changes", func() error {
+		st := r.state()
+		p = syncer.Pending{ClientID: st.clientID, Watermark: st.watermark, Known: st.known}
+		if st.adopt != "" {
+			return nil
+		}
+		if usable, err := r.baseUsable(); err != nil {
+			return err
+		} else if usable && !st.bootstrap && !r.unfinished() {
+			if err := r.absorb(ctx); err != nil {
+				return err
+			}
+		}
+		reader, err := r.readerConn()
+		if err != nil {
+			return err
+		}
+		if err := reader.beginRead(); err != nil {
+			return err
+		}
+		defer reader.rollback()
+		// After the snapshot is taken, so that all of it is on disk.
+		if err := r.live.db.Sync(shim.WAL); err != nil {
+			return err
+		}
+		txns, more, err := cdc.LoadBatch(ctx, reader.SQLiteConn, st.sent, limits.Changes, limits.Bytes)
+		if err != nil {
+			return err
+		}
+		p.More = more
+		for _, txn := range txns {
+			p.Txns = append(p.Txns, syncer.Txn{Changes: txn})
+		}
+		return nil
+	})
+	return p, err
 }
-func (r *Replica) Reject(ctx context.Context, txns []cdc.ID, reason string) error { return nil }
-func (r *Replica) Rebootstrap(ctx context.Context) error                          { return nil }
-func (r *Replica) Pull(ctx context.Context, fetch syncer.Fetch, opts syncer.PullOptions) (syncer.PullReport, error) {
-	return syncer.PullReport{}, nil
+
+// durable changes the state and waits until that is on disk.
+func (r *Replica) durable(ctx context.Context, fn func(s *state) error) error {
+	if err := r.update(ctx, fn); err != nil {
+		return err
+	}
+	return r.live.db.Sync(shim.WAL)
 }
-func (r *Replica) Measure(ctx context.Context) (syncer.Measure, error) { return syncer.Measure{}, nil }
+
+// Intend implements syncer.Replica.
+func (r *Replica) Intend(ctx context.Context, last cdc.ID) error {
+	return r.locked("note intended watermark", func() error {
+		st := r.state()
+		if slices.Contains(st.intents, last) || st.known && last == st.watermark {
+			return nil
+		}
+		return r.durable(ctx, func(s *state) error {
+			s.intents = append(slices.Clone(s.intents), last)
+			slices.Sort(s.intents)
+			return nil
+		})
+	})
+}
+
+// Acknowledge implements syncer.Replica. It need not be durable: an intended
+// watermark is recognised on the remote.
+func (r *Replica) Acknowledge(ctx context.Context, id cdc.ID) error {
+	return r.locked("acknowledge", func() error {
+		return r.update(ctx, func(s *state) error {
+			s.acknowledge(id)
+			return nil
+		})
+	})
+}
+
+// Reconcile implements syncer.Replica. When the remote lost what it had of us,
+// base is no longer its past either: the next Pull takes everything anew.
+func (r *Replica) Reconcile(ctx context.Context, watermark cdc.ID, found bool) (renewed bool, err error) {
+	err = r.locked("reconcile watermark", func() error {
+		st := r.state()
+		switch {
+		case found && st.known && watermark == st.watermark, !found && !st.known:
+			return nil
+		case found && slices.Contains(st.intents, watermark):
+			return r.durable(ctx, func(s *state) error {
+				s.acknowledge(watermark)
+				return nil
+			})
+		}
+		renewed = true
+		r.cfg.Logger.Warn("remote's watermark is unknown here: files or remote were restored or copied",
+			"watermark", int64(watermark), "found", found, "known", int64(st.watermark))
+		return r.durable(ctx, func(s *state) error {
+			if lost := !found || watermark < s.watermark; lost && s.known && s.basePages > 0 {
+				s.bootstrap = true
+			}
+			return s.renew(watermark, found)
+		})
+	})
+	return renewed, err
+}
+
+// Reject implements syncer.Replica. The transactions' rows leave live in the same
+// commit in which they are put aside, and so do those of later transactions that
+// cannot be replayed without them.
+func (r *Replica) Reject(ctx context.Context, txns []cdc.ID, reason string) error {
+	return r.locked("put transactions aside", func() error {
+		if err := r.finishCommitted(); err != nil {
+			return err
+		}
+		usable, err := r.baseUsable()
+		if err != nil {
+			return err
+		}
+		if !usable || r.state().adopt != "" {
+			return r.rejectLater(ctx, txns, reason)
+		}
+		reject := make(map[cdc.ID]string, len(txns))
+		for _, id := range txns {
+			reject[id] = reason
+		}
+		for attempt := 1; ; attempt++ {
+			if err := r.absorb(ctx); err != nil {
+				return err
+			}
+			b := &rebase{r: r, reject: reject, report: &syncer.PullReport{}}
+			if err := b.run(ctx); !isForeign(err) || attempt >= attemptsMax {
+				return err
+			}
+		}
+	})
+}
+
+// rejectLater puts transactions aside while there is no base to replay on: their
+// rows leave live with the next pull.
+func (r *Replica) rejectLater(ctx context.Context, txns []cdc.ID, reason string) error {
+	if err := r.log.Acquire(ctx); err != nil {
+		return err
+	}
+	defer r.log.Release()
+	return r.write(ctx, func(c *conn) error {
+		for _, id := range txns {
+			if err := moveRejected(c, id, reason, r.cfg.Now().Unix()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Rebootstrap implements syncer.Replica.
+func (r *Replica) Rebootstrap(ctx context.Context) error {
+	return r.locked("rebootstrap", func() error {
+		return r.durable(ctx, func(s *state) error {
+			s.bootstrap = true
+			return nil
+		})
+	})
+}
+
+// Measure implements syncer.Replica.
+func (r *Replica) Measure(ctx context.Context) (syncer.Measure, error) {
+	r.meterMu.Lock()
+	defer r.meterMu.Unlock()
+	st := r.state()
+	m := syncer.Measure{
+		ClientID: st.clientID, Watermark: st.watermark, Revision: st.revision,
+		BaseBytes: int64(st.basePages) * page.Size,
+	}
+	var err error
+	if r.meter == nil {
+		if r.live == nil {
+			return m, ErrClosed
+		}
+		if r.meter, err = openConn(r.files.live, "mode=rw"); err != nil {
+			return m, fmt.Errorf("measure: %w", err)
+		}
+	}
+	numbers := []struct {
+		into  *int64
+		query string
+		args  []any
+	}{
+		{&m.PendingChanges, `SELECT count(*) FROM turso_cdc WHERE change_id > ?`, []any{int64(st.sent)}},
+		{(*int64)(&m.LastChange), `SELECT max(ifnull((SELECT max(change_id) FROM turso_cdc), 0),
+			ifnull((SELECT value FROM turso_sync_state WHERE key = ?), 0))`, []any{lastIDKey}},
+		{&m.Rejected, `SELECT count(DISTINCT txn_id) FROM turso_sync_rejected`, nil},
+	}
+	for _, n := range numbers {
+		if *n.into, err = r.meter.number(n.query, n.args...); err != nil {
+			return m, fmt.Errorf("measure: %w", err)
+		}
+	}
+	if st.adopt != "" {
+		m.PendingChanges = 0
+		if m.LastChange == adoptRoom {
+			m.LastChange = 0
+		}
+	}
+	if m.LiveBytes, err = sizeOf(r.files.live); err != nil {
+		return m, fmt.Errorf("measure: %w", err)
+	}
+	if m.WALBytes, err = sizeOf(r.files.live + "-wal"); err != nil {
+		return m, fmt.Errorf("measure: %w", err)
+	}
+	return m, ctx.Err()
+}
+
+func isForeign(err error) bool { return errors.Is(err, errForeign) }

@@ -11,9 +11,10 @@ import (
 
 // Keys of log records.
 const (
-	keyError = "error"
-	keyPath  = "path"
-	keyPages = "pages"
+	keyError   = "error"
+	keyPath    = "path"
+	keyPages   = "pages"
+	keyChanges = "changes"
 )
 
 // recover finishes or forgets what a crash left behind in the side files. Live

@@ -1,0 +1,501 @@
+package replica
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/tursosync/tursosync/internal/page"
+	"github.com/tursosync/tursosync/syncer"
+)
+
+// Pull brings base to the remote's newest revision and rebases what is pending.
+// What a crash or a broken connection left unfinished is finished first; a pull
+// that was downloaded as a whole needs no network for that.
+//
+// Errors, beside those of fetch: ErrBadAnswer, ErrUnsupportedRemote,
+// ErrNotReplica, *syncer.ReplayError. After an error live is what it was.
+func (r *Replica) Pull(ctx context.Context, fetch syncer.Fetch, opts syncer.PullOptions) (syncer.PullReport, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return syncer.PullReport{}, ErrClosed
+	}
+	p := &pull{r: r, fetch: fetch, opts: opts}
+	if err := p.run(ctx); err != nil {
+		return syncer.PullReport{}, fmt.Errorf("pull: %w", err)
+	}
+	if p.report.Revision == "" {
+		p.report.Revision = r.state().revision
+	}
+	return p.report, nil
+}
+
+// pull is one call of Pull.
+type pull struct {
+	r      *Replica
+	fetch  syncer.Fetch
+	opts   syncer.PullOptions
+	report syncer.PullReport
+}
+
+func (p *pull) run(ctx context.Context) error {
+	r := p.r
+	if err := r.finishCommitted(); err != nil {
+		return err
+	}
+	usable, err := r.baseUsable()
+	if err != nil {
+		return err
+	}
+	if usable && r.state().adopt == "" {
+		if err := r.absorb(ctx); err != nil {
+			return err
+		}
+	}
+	if !usable {
+		if err := r.loseBase(ctx); err != nil {
+			return err
+		}
+	}
+	d, err := openDelta(r.files.pull())
+	if err != nil {
+		return err
+	}
+	if d != nil && d.sealed && d.from == r.state().revision {
+		return p.apply(ctx, d)
+	}
+	if st := r.state(); st.bootstrap || st.revision == "" {
+		return p.bootstrap(ctx, d, false)
+	}
+	if d != nil {
+		if err := d.drop(); err != nil {
+			return err
+		}
+	}
+	return p.increment(ctx)
+}
+
+// finishCommitted brings base to where live is, if a crash or a full disk kept
+// that from happening.
+func (r *Replica) finishCommitted() error {
+	d, err := openDelta(r.files.pull())
+	if err != nil || d == nil {
+		return err
+	}
+	if !d.sealed || d.ID() != r.state().lastPull {
+		d.close()
+		return nil
+	}
+	if err := r.finishBase(d); err != nil {
+		d.close()
+		return fmt.Errorf("bring base up to date: %w", err)
+	}
+	return nil
+}
+
+// baseUsable tells whether base is what the state says.
+func (r *Replica) baseUsable() (bool, error) {
+	st := r.state()
+	if st.basePages == 0 {
+		return true, nil
+	}
+	info, err := os.Stat(r.files.base())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if info.Size() != int64(st.basePages)*page.Size {
+		return false, nil
+	}
+	if r.checkBase {
+		same, err := r.baseIs(st)
+		if err != nil || !same {
+			return false, err
+		}
+		r.checkBase = false
+	}
+	return true, nil
+}
+
+// loseBase gives up a base that is missing or not what it was. The log still
+// holds whatever is not on the remote; the rest is taken anew.
+func (r *Replica) loseBase(ctx context.Context) error {
+	r.cfg.Logger.Warn("base is damaged or missing: everything is taken anew", keyPath, r.files.base())
+	err := r.update(ctx, func(s *state) error {
+		s.bootstrap, s.basePages, s.baseSum = true, 0, 0
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.dirty.known, r.checkBase = false, false
+	return remove(r.files.base())
+}
+
+// increment asks for what changed since base's revision.
+func (p *pull) increment(ctx context.Context) error {
+	r, st := p.r, p.r.state()
+	s := &sink{r: r, from: st.revision, have: st.basePages}
+	defer s.giveUp()
+	err := p.fetch(ctx, syncer.PullRequest{Have: st.revision, LongPoll: p.opts.LongPoll}, s)
+	if err != nil {
+		return err
+	}
+	if !s.opened {
+		return badAnswer("it has no header")
+	}
+	if s.d == nil {
+		return p.nothing(ctx, s)
+	}
+	d, err := s.finish()
+	if err != nil {
+		return err
+	}
+	return p.apply(ctx, d)
+}
+
+// nothing deals with an answer without pages.
+func (p *pull) nothing(ctx context.Context, s *sink) error {
+	st, h := p.r.state(), s.header
+	switch {
+	case h.ReplaceBase && h.PageCount > 0 || st.basePages == 0 && h.PageCount > 0:
+		return badAnswer("none of %d pages came", h.PageCount)
+	case h.Revision == st.revision && !h.ReplaceBase:
+		return nil
+	case st.basePages == 0:
+	case h.ReplaceBase, h.PageCount != uint64(st.basePages):
+		// Another revision, no page, another size: not the remote that we know.
+		return p.bootstrap(ctx, nil, true)
+	}
+	return p.revisionOnly(ctx, h.Revision)
+}
+
+// revisionOnly stores the revision of an answer that brought nothing else.
+func (p *pull) revisionOnly(ctx context.Context, revision page.Revision) error {
+	r := p.r
+	if r.state().adopt != "" {
+		if err := r.adoptUpload(ctx); err != nil { // the remote is empty
+			return err
+		}
+	}
+	p.report.Revision = revision
+	return r.update(ctx, func(s *state) error {
+		s.revision, s.bootstrap = revision, false
+		return nil
+	})
+}
+
+// attemptsMax bounds how often a rebase is begun anew because another program
+// keeps writing to live.
+const attemptsMax = 10
+
+// apply makes a sealed delta the new base under live.
+func (p *pull) apply(ctx context.Context, d *delta) (err error) {
+	r := p.r
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if err := p.adopt(ctx, d); err != nil {
+		if errors.Is(err, ErrNotReplica) {
+			err = errors.Join(err, d.drop())
+		}
+		return err
+	}
+	for attempt := 1; ; attempt++ {
+		report := syncer.PullReport{}
+		b := &rebase{r: r, delta: d, halt: true, report: &report}
+		err := b.run(ctx)
+		switch {
+		case err == nil:
+			p.report = report
+			return p.afterwards(ctx)
+		case errors.Is(err, errForeign) && attempt < attemptsMax:
+			if r.state().adopt != "" || r.state().bootstrap && r.state().basePages == 0 {
+				r.ignoreForeign() // no base to compare with
+			} else if err := r.absorb(ctx); err != nil {
+				return err
+			}
+		case errors.Is(err, errLineage):
+			if err := d.drop(); err != nil {
+				return err
+			}
+			return p.bootstrap(ctx, nil, true)
+		case errors.Is(err, ErrBadAnswer):
+			return errors.Join(err, d.drop())
+		default:
+			return err
+		}
+	}
+}
+
+// ignoreForeign gives up looking for foreign rows where there is nothing to
+// compare live with.
+func (r *Replica) ignoreForeign() {
+	if ws, err := r.live.db.WALState(); err == nil {
+		r.log.Expect(ws.Change)
+	}
+	r.log.ClearForeign()
+	r.compare = false
+}
+
+// afterwards keeps the WAL from growing with every pull.
+func (p *pull) afterwards(ctx context.Context) error {
+	r := p.r
+	n, err := sizeOf(r.files.live + "-wal")
+	if err != nil || r.cfg.CheckpointBytes < 0 || n < r.cfg.CheckpointBytes {
+		return nil
+	}
+	if err := r.checkpoint(ctx); err != nil {
+		r.cfg.Logger.Info("checkpoint after a pull", keyError, err) // the next one will do
+	}
+	return nil
+}
+
+// adopt decides what becomes of a file that was no replica, now that there are
+// pages of the remote.
+func (p *pull) adopt(ctx context.Context, d *delta) error {
+	r := p.r
+	if r.state().adopt == "" {
+		return nil
+	}
+	switch r.cfg.Existing {
+	case ExistingUpload:
+		return r.adoptUpload(ctx)
+	case ExistingDownload:
+		r.ignoreForeign()
+		return r.backUp()
+	}
+	if d.count <= emptyPages {
+		empty, err := r.holdsNothing(d)
+		if err != nil {
+			return err
+		}
+		if empty {
+			return r.adoptUpload(ctx)
+		}
+	}
+	return &FileError{Path: r.files.live, Err: ErrNotReplica}
+}
+
+// emptyPages is more pages than a database without tables has.
+const emptyPages = 64
+
+// holdsNothing tells whether a remote has no tables of a user's.
+func (r *Replica) holdsNothing(d *delta) (bool, error) {
+	if d.count == 0 {
+		return true, nil
+	}
+	if err := assemble(r.files.next(), d); err != nil {
+		return false, err
+	}
+	c, err := openConn(r.files.next(), "mode=ro&immutable=1")
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	n, err := userObjects(c)
+	return n == 0, err
+}
+
+// sink takes one answer of the remote into a delta.
+type sink struct {
+	r    *Replica
+	from page.Revision // of base
+	have uint32        // pages in base
+
+	d        *delta // nil until the first page: an answer without news costs no file
+	onCreate func() // called when d is about to be created
+	whole    bool   // everything was asked for
+	reset    bool   // the remote was found to be another than before
+	ended    bool   // sealed: not to be given up
+
+	// of a chunked bootstrap
+	pinned page.Revision // the revision asked for; empty: the newest
+	asked  page.Set      // the pages asked for
+	done   func()        // called for each page
+
+	opened bool
+	header syncer.PullHeader
+	here   page.Set // pages of this answer
+}
+
+// Header takes the head of the answer.
+func (s *sink) Header(h syncer.PullHeader) error {
+	if s.opened {
+		return badAnswer("it has two headers")
+	}
+	if h.PageCount > 1<<32-2 {
+		return badAnswer("%d pages are more than SQLite can have", h.PageCount)
+	}
+	if len(h.Revision) > revisionMax {
+		return badAnswer("its revision has %d bytes", len(h.Revision))
+	}
+	s.opened, s.header = true, h
+	if s.pinned != "" {
+		if h.Revision != "" && h.Revision != s.pinned {
+			return errMoved
+		}
+		return nil
+	}
+	st := s.r.state()
+	if st.adopt != "" && s.r.cfg.Existing == ExistingAuto && h.PageCount > emptyPages {
+		return &FileError{Path: s.r.files.live, Err: ErrNotReplica}
+	}
+	return nil
+}
+
+// errMoved: the remote does not answer as of the revision that was asked for.
+var errMoved = errors.New("the remote does not know the revision any more")
+
+// Page takes a page of the answer.
+func (s *sink) Page(no page.No, image []byte) error {
+	if !s.opened {
+		return badAnswer("a page comes before the header")
+	}
+	if len(image) != page.Size {
+		return badAnswer("page %v has %d bytes", no, len(image))
+	}
+	if s.d == nil {
+		if err := s.create(); err != nil {
+			return err
+		}
+	}
+	if no == 0 || uint32(no) > s.d.count {
+		if s.pinned != "" && no > 0 {
+			return nil // the database has grown since
+		}
+		return badAnswer("page %v is not one of %d", no, s.d.count)
+	}
+	if s.here.Has(no) {
+		return badAnswer("page %v comes twice", no)
+	}
+	s.here.Add(no)
+	if s.d.pages.Has(no) {
+		return nil // came in an earlier chunk, of the same revision
+	}
+	if no == 1 {
+		if err := checkFirst(image, s.d.count); err != nil {
+			return err
+		}
+	}
+	if err := s.d.add(no, image); err != nil {
+		return err
+	}
+	if s.done != nil {
+		s.done()
+	}
+	return nil
+}
+
+func (s *sink) create() (err error) {
+	if s.onCreate != nil {
+		s.onCreate()
+		s.onCreate = nil
+	}
+	s.whole = s.whole || s.header.ReplaceBase || s.have == 0
+	s.d, err = createDelta(s.r.files.pull(), delta{
+		whole: s.whole, reset: s.reset, count: uint32(s.header.PageCount), from: s.from, to: s.header.Revision,
+	})
+	return err
+}
+
+// finish checks that nothing is missing and seals the delta.
+func (s *sink) finish() (*delta, error) {
+	if missing, no := s.d.lacks(s.have); missing {
+		return nil, badAnswer("page %v is missing", no)
+	}
+	if !s.d.whole && s.d.count != s.have {
+		// Page 1 says how large the database is; an old one must not contradict.
+		if err := s.d.flush(); err != nil {
+			return nil, err
+		}
+		first, err := s.r.firstPage(s.d)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkFirst(first, s.d.count); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.d.seal(); err != nil {
+		return nil, err
+	}
+	s.ended = true
+	return s.d, nil
+}
+
+// giveUp removes the delta of an answer that came to nothing. One that a
+// bootstrap can go on with stays.
+func (s *sink) giveUp() {
+	if s.d == nil || s.ended {
+		return
+	}
+	if err := s.d.drop(); err != nil {
+		s.r.cfg.Logger.Debug("drop delta", keyError, err) // the next pull writes over it
+	}
+}
+
+// lacks returns the first page that has to be in the delta and is not: all of
+// them in a whole one, those by which the database has grown in any.
+func (d *delta) lacks(have uint32) (bool, page.No) {
+	from := page.No(have + 1)
+	if d.whole {
+		from = 1
+	}
+	for no := from; uint32(no) <= d.count && no != 0; no++ {
+		if no != lockPage && !d.pages.Has(no) {
+			return true, no
+		}
+	}
+	return false, 0
+}
+
+// firstPage returns page 1 as it will be.
+func (r *Replica) firstPage(d *delta) ([]byte, error) {
+	image, err := d.page1()
+	if err != nil || image != nil {
+		return image, err
+	}
+	b, err := openBase(r.files.base(), r.state().basePages)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	image = make([]byte, page.Size)
+	return image, b.readPage(1, image)
+}
+
+// checkFirst looks at what page 1 says of the database.
+func checkFirst(image []byte, count uint32) error {
+	be := binary.BigEndian
+	switch {
+	case string(image[:16]) != "SQLite format 3\x00":
+		return badAnswer("page 1 is not that of an SQLite database")
+	case image[offWrite] == 0xff || image[offRead] == 0xff:
+		return unsupported("it is an MVCC database")
+	case image[offReserved] != 0:
+		return unsupported("its pages have %d reserved bytes: it is encrypted", image[offReserved])
+	case be.Uint16(image[offPageSize:]) != page.Size:
+		return badAnswer("page 1 names a page size of %d", be.Uint16(image[offPageSize:]))
+	case image[offWrite] < 1 || image[offWrite] > 2 || image[offRead] < 1 || image[offRead] > 2:
+		return unsupported("its file format is %d,%d", image[offWrite], image[offRead])
+	case string(image[offFractions:offFractions+3]) != "\x40\x20\x20":
+		return badAnswer("page 1 is damaged")
+	}
+	if encoding := be.Uint32(image[offEncoding:]); encoding > 1 {
+		return unsupported("its text encoding is UTF-16")
+	}
+	// SQLite trusts the size in page 1 only if these two are equal; tursodb's never are.
+	if size := be.Uint32(image[offPageCount:]); be.Uint32(image[offChange:]) == be.Uint32(image[offValidFor:]) && size != 0 && size != count {
+		return badAnswer("page 1 says %d pages, the header %d", size, count)
+	}
+	return nil
+}
