@@ -1,0 +1,34 @@
+--@ setup
+CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b);
+INSERT INTO t VALUES (1, 'one', 1), (2, 'two', 2), (3, 'three', 3);
+CREATE TABLE bag(a, b);
+INSERT INTO bag VALUES (1, 1), (1, 1), (2, 2);
+--@ conn main
+INSERT INTO t VALUES (4, 'four', 4);
+INSERT INTO t(a) VALUES ('auto');
+UPDATE t SET b = 20 WHERE id = 2;
+UPDATE t SET b = b;
+DELETE FROM t WHERE id = 1;
+INSERT INTO bag VALUES (3, 3);
+UPDATE bag SET b = 9 WHERE a = 1;
+DELETE FROM bag WHERE rowid = 1;
+DELETE FROM bag;
+BEGIN;
+INSERT INTO t VALUES (10, 'ten', 10);
+UPDATE t SET a = 'TEN' WHERE id = 10;
+INSERT INTO t VALUES (11, 'eleven', 11);
+DELETE FROM t WHERE id = 11;
+UPDATE t SET a = a || '!';
+DELETE FROM t WHERE id = 3;
+INSERT INTO t VALUES (3, 'back', 33);
+COMMIT;
+BEGIN;
+INSERT INTO t VALUES (99, 'gone', 0);
+ROLLBACK;
+BEGIN IMMEDIATE;
+COMMIT;
+INSERT INTO t VALUES (20, 'x', 1) RETURNING id;
+INSERT INTO t VALUES (20, 'x', 1);
+INSERT INTO t VALUES (21, 'a', 1), (22, 'b', 2), (20, 'x', 1);
+UPDATE t SET a = 'x' WHERE id = 12345;
+DELETE FROM t;
