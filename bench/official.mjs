@@ -1,9 +1,10 @@
-// The official client's side of BenchmarkOfficialClient: node official.mjs URL FILE ROUNDS
+// The official client's side of BenchmarkOfficialClient: node official.mjs PACKAGES URL FILE ROUNDS
 // Prints one JSON object of arrays: nanoseconds for one autocommit insert and update,
 // milliseconds for a push of 20000 rows and for a pull under 5000 pending changes.
-import { connect } from '@tursodatabase/sync';
+import { pathToFileURL } from 'node:url';
 
-const [url, path, rounds] = process.argv.slice(2);
+const [packages, url, path, rounds] = process.argv.slice(2);
+const { connect } = await import(pathToFileURL(packages + '/node_modules/@tursodatabase/sync/dist/promise.js'));
 const db = await connect({ path, url, clientName: 'bench' });
 const now = () => process.hrtime.bigint();
 const ms = (from) => Number(now() - from) / 1e6;
