@@ -66,6 +66,12 @@ type (
 	Mutation  = cdc.Mutation
 	Collision = syncer.Collision
 
+	// Transform is asked for each row change on its way to the remote; see
+	// Config.Transform.
+	Transform = cdc.Transform
+	Row       = cdc.Row      // a row change as a Transform sees it
+	Decision  = cdc.Decision // a Transform's answer; the zero value keeps the change
+
 	// HaltedError is the error of pushes that wait for a decision.
 	HaltedError = syncer.HaltedError
 	// RejectedError tells that a push ended but that the remote refused some
@@ -73,6 +79,13 @@ type (
 	RejectedError = syncer.RejectedError
 	// DriftError tells that local and remote disagree about a definition.
 	DriftError = cdc.DriftError
+)
+
+// What a Transform may decide.
+const (
+	Keep    = cdc.Keep    // send the change as it is
+	Skip    = cdc.Skip    // send nothing
+	Rewrite = cdc.Rewrite // send the Decision's own statement
 )
 
 // The states of a replica.
@@ -221,4 +234,30 @@ func (r *Replica) Skip(ctx context.Context) error {
 // goes on. None at all counts the transaction as sent.
 func (r *Replica) Rewrite(ctx context.Context, mutations ...Mutation) error {
 	return r.loop(func(l *syncer.Loop) error { return l.Rewrite(ctx, mutations) })
+}
+
+// Rejected returns the transactions that were put aside, oldest first.
+func (r *Replica) Rejected(ctx context.Context) (list []Rejection, err error) {
+	err = r.do(ctx, func(ctx context.Context, e *engine) error {
+		list, err = e.replica.Rejected(ctx)
+		return err
+	})
+	return list, err
+}
+
+// Requeue puts a rejected transaction behind everything that is pending, under
+// new change ids: its rows are in the database again, and it is pushed again.
+func (r *Replica) Requeue(ctx context.Context, txn cdc.ID) error {
+	return r.do(ctx, func(ctx context.Context, e *engine) error {
+		if err := e.replica.Requeue(ctx, txn); err != nil {
+			return err
+		}
+		e.sync.loop.Committed()
+		return nil
+	})
+}
+
+// Discard forgets a rejected transaction for good.
+func (r *Replica) Discard(ctx context.Context, txn cdc.ID) error {
+	return r.do(ctx, func(ctx context.Context, e *engine) error { return e.replica.Discard(ctx, txn) })
 }

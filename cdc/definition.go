@@ -176,6 +176,19 @@ func (d *definition) rename(from, to string) {
 	}
 }
 
+// mentioning returns the definition of an index, view or trigger with a name in
+// its text replaced, as SQLite does when something is renamed. It replaces the
+// name wherever it stands; that is good enough for comparing.
+func (d definition) mentioning(from, to string) definition {
+	d.options = slices.Clone(d.options)
+	for i := range d.options {
+		if d.options[i] == lower(from) {
+			d.options[i] = lower(to)
+		}
+	}
+	return d
+}
+
 // columnDef returns the column that an ADD COLUMN adds.
 func (a alter) columnDef() columnDef {
 	return columnDef{name: a.column, def: strings.Join(normalTokens(a.def[1:]), " ")}

@@ -180,10 +180,13 @@ func (s *schemaState) decide(c *SchemaChange, ahead []Change) (do bool, covered 
 
 func (s *schemaState) decideCreate(c *SchemaChange, ahead []Change) (bool, []ID, error) {
 	e := s.find(c.Kind, c.Name)
+	def := parseDefinition(c.SQL)
 	if e == nil {
+		if covered := s.underLaterName(c, def, ahead); covered != nil {
+			return false, covered, nil
+		}
 		return true, nil, nil
 	}
-	def := parseDefinition(c.SQL)
 	if def.equal(e.def) {
 		return false, nil, nil
 	}
@@ -198,6 +201,19 @@ func (s *schemaState) decideCreate(c *SchemaChange, ahead []Change) (bool, []ID,
 				continue
 			}
 			def = def.alter(a)
+		case next.Op == "alter":
+			// SQLite rewrites what mentions a renamed table or column. Whether the
+			// ALTER is done is decided at its turn.
+			if a, ok := parseAlter(next.SQL); ok && a.to != "" {
+				from := a.table
+				if a.step == alterRenameColumn {
+					from = a.column
+				}
+				if def = def.mentioning(from, a.to); def.equal(e.def) {
+					return false, covered, nil
+				}
+			}
+			continue
 		case next.Op == "create" && schemaKey(next.Kind, next.Name) == schemaKey(c.Kind, c.Name):
 			def = parseDefinition(next.SQL)
 		case next.Op == "drop" && schemaKey(next.Kind, next.Name) == schemaKey(c.Kind, c.Name):
@@ -211,6 +227,32 @@ func (s *schemaState) decideCreate(c *SchemaChange, ahead []Change) (bool, []ID,
 		}
 	}
 	return false, nil, driftOf(c, e)
+}
+
+// underLaterName looks for a created table under the name that the changes ahead
+// give it, and returns those of them that are done there already; nil: it is not
+// there.
+func (s *schemaState) underLaterName(c *SchemaChange, def definition, ahead []Change) []ID {
+	if c.Kind != "table" {
+		return nil
+	}
+	var covered []ID
+	for i := range ahead {
+		next := ahead[i].Schema
+		if next.Op == "drop" && next.Kind == "table" && lower(next.Name) == lower(def.name) {
+			return nil
+		}
+		a, ok := parseAlter(next.SQL)
+		if next.Op != "alter" || !ok || lower(a.table) != lower(def.name) {
+			continue
+		}
+		def = def.alter(a)
+		covered = append(covered, ahead[i].ID)
+		if e := s.table(def.name); e != nil && lower(def.name) != lower(c.Name) && def.equal(e.def) {
+			return covered
+		}
+	}
+	return nil
 }
 
 func driftOf(c *SchemaChange, e *schemaEntry) *DriftError {
