@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"net/http"
 	"os"
 	"reflect"
 	"testing"
@@ -49,6 +50,9 @@ func (p *pages) digest() string {
 func connect(t *testing.T, srv *tursosynctest.Server, cfg remote.Config) *remote.Remote {
 	t.Helper()
 	cfg.URL = srv.URL
+	// Which fault hits a request must not depend on whether a connection from
+	// before is still there.
+	cfg.Transport = &http.Transport{DisableKeepAlives: true}
 	r, err := remote.New(cfg)
 	if err != nil {
 		t.Fatal(err)
