@@ -126,7 +126,7 @@ func (c *Conn) ExecContext(ctx context.Context, query string, args []driver.Name
 		return nil, err
 	}
 	if st, ok := c.whole(query); ok {
-		return c.exec(ctx, st, args)
+		return c.exec(ctx, st, c.direct(st, args))
 	}
 	taken := 0
 	for {
@@ -141,7 +141,7 @@ func (c *Conn) ExecContext(ctx context.Context, query string, args []driver.Name
 			if err != nil {
 				return nil, err
 			}
-			if res, err = c.exec(ctx, st, part); err != nil {
+			if res, err = c.exec(ctx, st, c.direct(st, part)); err != nil {
 				return nil, err
 			}
 			taken += st.Params
@@ -161,7 +161,7 @@ func (c *Conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 		return c.read(ctx, query, args)
 	}
 	if st, ok := c.whole(query); ok {
-		return c.query(ctx, st, args)
+		return c.query(ctx, st, c.direct(st, args))
 	}
 	taken := 0
 	for {
@@ -181,7 +181,7 @@ func (c *Conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 		if err != nil {
 			return nil, err
 		}
-		found, err := c.query(ctx, st, part)
+		found, err := c.query(ctx, st, c.direct(st, part))
 		if err != nil {
 			return nil, err
 		}
@@ -247,17 +247,21 @@ func (c *Conn) read(ctx context.Context, query string, args []driver.NamedValue)
 	return r, nil
 }
 
-// exec runs one statement for its effect.
-func (c *Conn) exec(ctx context.Context, st *cdc.Statement, args []driver.NamedValue) (driver.Result, error) {
-	return c.execWith(ctx, st,
-		func() (driver.Result, error) { return c.inner.ExecContext(ctx, st.SQL, args) },
-		func() (driver.Rows, error) { return c.inner.QueryContext(ctx, st.SQL, args) })
+// execution is the two ways to execute one statement.
+type execution struct {
+	exec  func(context.Context) (driver.Result, error)
+	query func(context.Context) (driver.Rows, error)
 }
 
-// execWith is exec with the two ways to execute given: a statement that returns
-// rows has its results, and its numbers, only when it is at its end.
-func (c *Conn) execWith(ctx context.Context, st *cdc.Statement,
-	exec func() (driver.Result, error), query func() (driver.Rows, error)) (driver.Result, error) {
+func (c *Conn) direct(st *cdc.Statement, args []driver.NamedValue) execution {
+	return execution{
+		func(ctx context.Context) (driver.Result, error) { return c.inner.ExecContext(ctx, st.SQL, args) },
+		func(ctx context.Context) (driver.Rows, error) { return c.inner.QueryContext(ctx, st.SQL, args) },
+	}
+}
+
+// exec runs one statement for its effect.
+func (c *Conn) exec(ctx context.Context, st *cdc.Statement, x execution) (driver.Result, error) {
 	if err := c.enter(st.Kind); err != nil {
 		return nil, err
 	}
@@ -265,12 +269,12 @@ func (c *Conn) execWith(ctx context.Context, st *cdc.Statement,
 		return result{}, c.forget()
 	}
 	var res driver.Result
-	run := func() (err error) {
+	err := c.run(ctx, st, func(ctx context.Context) (err error) {
 		if st.ReadOnly || st.Columns == 0 {
-			res, err = exec()
-		} else {
+			res, err = x.exec(ctx)
+		} else { // a statement with rows has done its work, and has its numbers, at its end
 			var r driver.Rows
-			if r, err = query(); err == nil {
+			if r, err = x.query(ctx); err == nil {
 				_, err = materialise(r)
 			}
 		}
@@ -279,17 +283,15 @@ func (c *Conn) execWith(ctx context.Context, st *cdc.Statement,
 			res = result{changes: changes, id: id}
 		}
 		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	err := c.run(ctx, st, run)
-	return res, err
+	return res, nil
 }
 
 // query runs one statement for its rows.
-func (c *Conn) query(ctx context.Context, st *cdc.Statement, args []driver.NamedValue) (driver.Rows, error) {
-	return c.queryWith(ctx, st, func() (driver.Rows, error) { return c.inner.QueryContext(ctx, st.SQL, args) })
-}
-
-func (c *Conn) queryWith(ctx context.Context, st *cdc.Statement, query func() (driver.Rows, error)) (driver.Rows, error) {
+func (c *Conn) query(ctx context.Context, st *cdc.Statement, x execution) (driver.Rows, error) {
 	if err := c.enter(st.Kind); err != nil {
 		return nil, err
 	}
@@ -297,8 +299,8 @@ func (c *Conn) queryWith(ctx context.Context, st *cdc.Statement, query func() (d
 		return &rows{}, c.forget()
 	}
 	var found driver.Rows
-	err := c.run(ctx, st, func() (err error) {
-		found, err = query()
+	err := c.run(ctx, st, func(ctx context.Context) (err error) {
+		found, err = x.query(ctx)
 		if err != nil || st.ReadOnly || c.engine == nil {
 			return err
 		}
@@ -314,15 +316,22 @@ func (c *Conn) queryWith(ctx context.Context, st *cdc.Statement, query func() (d
 }
 
 // run executes a statement, with what capturing needs around it if it may write.
-func (c *Conn) run(ctx context.Context, st *cdc.Statement, exec func() error) error {
+func (c *Conn) run(ctx context.Context, st *cdc.Statement, exec func(context.Context) error) error {
+	s, inner := c.interruptible(ctx, st)
+	once := func() error {
+		if s == nil {
+			return exec(inner)
+		}
+		return within(ctx, s, func() error { return exec(inner) })
+	}
 	var err error
 	switch {
 	case st.ReadOnly:
-		err = exec()
+		err = once()
 	case c.tx.readOnly && (st.Kind == cdc.Write || st.Kind == cdc.Schema):
-		err = exec() // SQLite refuses it
+		err = once() // SQLite refuses it
 	default:
-		err = c.session.Run(ctx, st, exec)
+		err = c.session.Run(ctx, st, once)
 	}
 	return c.leave(st.Kind, err)
 }

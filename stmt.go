@@ -106,9 +106,7 @@ func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (drive
 	if s.inner == nil {
 		return result{}, nil
 	}
-	return s.c.execWith(ctx, s.st,
-		func() (driver.Result, error) { return s.inner.ExecContext(ctx, args) },
-		func() (driver.Rows, error) { return s.inner.QueryContext(ctx, args) })
+	return s.c.exec(ctx, s.st, s.with(args))
 }
 
 func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
@@ -128,5 +126,12 @@ func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driv
 		}
 		return r, nil
 	}
-	return s.c.queryWith(ctx, s.st, func() (driver.Rows, error) { return s.inner.QueryContext(ctx, args) })
+	return s.c.query(ctx, s.st, s.with(args))
+}
+
+func (s *stmt) with(args []driver.NamedValue) execution {
+	return execution{
+		func(ctx context.Context) (driver.Result, error) { return s.inner.ExecContext(ctx, args) },
+		func(ctx context.Context) (driver.Rows, error) { return s.inner.QueryContext(ctx, args) },
+	}
 }

@@ -147,7 +147,7 @@ func (c *Conn) control(ctx context.Context, text string) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.exec(ctx, st, nil)
+	_, err = c.exec(ctx, st, c.direct(st, nil))
 	return err
 }
 
