@@ -265,7 +265,7 @@ func excerpt(resp *http.Response, body io.Reader, token string) string {
 	if strings.HasPrefix(text, "<") {
 		text = "an HTML page" + title(text)
 	}
-	if text == "" {
+	if text == "" && resp.StatusCode != http.StatusOK {
 		text = strings.ToLower(http.StatusText(resp.StatusCode))
 	}
 	return clean(text, token)
