@@ -188,14 +188,20 @@ func TestAnswers(t *testing.T) {
 		outcome remote.Outcome
 		holds   string
 	}{
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://example.com/?token=x", http.StatusFound) }, remote.Retry, remote.Answered, "redirect"},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://example.com/?token=x", http.StatusFound)
+		}, remote.Retry, remote.Answered, "redirect"},
 		{"login page", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/html; charset=utf-8")
 			_, _ = w.Write([]byte(html))
 		}, remote.Retry, remote.Unknown, "Log in to the hotel"},
 		{"400", func(w http.ResponseWriter, r *http.Request) { http.Error(w, `{"error":"bad step"}`, 400) }, remote.Disagreement, remote.Answered, "400: bad step"},
-		{"401", func(w http.ResponseWriter, r *http.Request) { http.Error(w, `{"error":"Unauthorized: expired"}`, http.StatusUnauthorized) }, remote.Auth, remote.Answered, "Unauthorized: expired"},
-		{"403", func(w http.ResponseWriter, r *http.Request) { http.Error(w, `{"error":{"message":"no write"}}`, http.StatusForbidden) }, remote.Auth, remote.Answered, "no write"},
+		{"401", func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, `{"error":"Unauthorized: expired"}`, http.StatusUnauthorized)
+		}, remote.Auth, remote.Answered, "Unauthorized: expired"},
+		{"403", func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, `{"error":{"message":"no write"}}`, http.StatusForbidden)
+		}, remote.Auth, remote.Answered, "no write"},
 		{"404", func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }, remote.Retry, remote.Answered, "404"},
 		{"413", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(413) }, remote.TooLarge, remote.Answered, "too large"},
 		{"500 text", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "Internal Server Error: x", 500) }, remote.Retry, remote.Unknown, "Internal Server Error: x"},
@@ -236,12 +242,12 @@ func TestAnswers(t *testing.T) {
 			_ = z.Close()
 		}, remote.Retry, remote.Unknown, "longer than"},
 		{"no length", func(w http.ResponseWriter, r *http.Request) {
-			hijack(w, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{}")
+			hijack(w, r, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{}")
 		}, remote.Retry, remote.Unknown, "neither a length nor chunks"},
 		{"short", func(w http.ResponseWriter, r *http.Request) {
-			hijack(w, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{}")
+			hijack(w, r, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{}")
 		}, remote.Retry, remote.Unknown, "unexpected EOF"},
-		{"not HTTP", func(w http.ResponseWriter, r *http.Request) { hijack(w, "SSH-2.0-OpenSSH\r\n") }, remote.Retry, remote.Unknown, "malformed"},
+		{"not HTTP", func(w http.ResponseWriter, r *http.Request) { hijack(w, r, "SSH-2.0-OpenSSH\r\n") }, remote.Retry, remote.Unknown, "malformed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			srv := httptest.NewServer(c.handler)
@@ -291,7 +297,8 @@ func steps(s string) http.HandlerFunc {
 		strings.Join(results, ","), strings.Join(errs, ",")))
 }
 
-func hijack(w http.ResponseWriter, raw string) {
+func hijack(w http.ResponseWriter, r *http.Request, raw string) {
+	_, _ = io.Copy(io.Discard, r.Body) // closing with unread bytes would be a reset
 	c, buf, err := w.(http.Hijacker).Hijack()
 	if err != nil {
 		panic(err)
