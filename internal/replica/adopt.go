@@ -227,22 +227,21 @@ func (r *Replica) diffWithReplay(ctx context.Context, reader *conn, s *spool) (e
 // appendSpool logs what the spool holds, behind everything that was ever logged.
 // The caller owns the transaction on live.
 func (r *Replica) appendSpool(s *spool) error {
-	last, err := r.live.number(`SELECT max(ifnull((SELECT max(change_id) FROM turso_cdc), 0),
-		ifnull((SELECT value FROM turso_sync_state WHERE key = ?), 0))`, lastIDKey)
+	last, err := r.live.lastID()
 	if err != nil {
 		return err
 	}
 	err = cdc.LoadTxns(s.conn.SQLiteConn, 0, func(txn []cdc.Change) error {
 		for i := range txn {
-			txn[i].ID += cdc.ID(last)
-			txn[i].Txn += cdc.ID(last)
+			txn[i].ID += last
+			txn[i].Txn += last
 		}
 		return cdc.Append(r.live.SQLiteConn, txn)
 	})
 	if err != nil {
 		return err
 	}
-	return r.live.exec(putState, lastIDKey, last+int64(s.last))
+	return r.live.exec(putState, lastIDKey, int64(last+s.last))
 }
 
 // adoptUpload takes what live holds for pending changes: as base is empty, that

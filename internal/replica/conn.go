@@ -78,15 +78,6 @@ func (c *conn) exec(text string, args ...any) error {
 	return err
 }
 
-// changed runs one statement and returns how many rows it changed.
-func (c *conn) changed(text string, args ...any) (int64, error) {
-	result, err := c.SQLiteConn.Exec(text, values(args))
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
-}
-
 // query runs one statement and hands each row to yield; the slice is used again.
 func (c *conn) query(text string, args []any, yield func(row []driver.Value) error) (err error) {
 	rows, err := c.SQLiteConn.Query(text, values(args))

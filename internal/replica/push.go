@@ -203,20 +203,14 @@ func (r *Replica) Measure(ctx context.Context) (syncer.Measure, error) {
 			return m, fmt.Errorf("measure: %w", err)
 		}
 	}
-	numbers := []struct {
-		into  *int64
-		query string
-		args  []any
-	}{
-		{&m.PendingChanges, `SELECT count(*) FROM turso_cdc WHERE change_id > ?`, []any{int64(st.sent)}},
-		{(*int64)(&m.LastChange), `SELECT max(ifnull((SELECT max(change_id) FROM turso_cdc), 0),
-			ifnull((SELECT value FROM turso_sync_state WHERE key = ?), 0))`, []any{lastIDKey}},
-		{&m.Rejected, `SELECT count(DISTINCT txn_id) FROM turso_sync_rejected`, nil},
+	if m.LastChange, err = r.meter.lastID(); err != nil {
+		return m, fmt.Errorf("measure: %w", err)
 	}
-	for _, n := range numbers {
-		if *n.into, err = r.meter.number(n.query, n.args...); err != nil {
-			return m, fmt.Errorf("measure: %w", err)
-		}
+	if m.PendingChanges, err = r.meter.number(`SELECT count(*) FROM turso_cdc WHERE change_id > ?`, int64(st.sent)); err != nil {
+		return m, fmt.Errorf("measure: %w", err)
+	}
+	if m.Rejected, err = r.meter.number(`SELECT count(DISTINCT txn_id) FROM turso_sync_rejected`); err != nil {
+		return m, fmt.Errorf("measure: %w", err)
 	}
 	if st.adopt != "" {
 		m.PendingChanges = 0

@@ -30,6 +30,7 @@ type rebase struct {
 	r      *Replica
 	delta  *delta            // nil: base stays as it is
 	reject map[cdc.ID]string // transactions to put aside, with the reason
+	again  *syncer.Rejection // a transaction put aside to be tried again, or nil
 	halt   bool              // a transaction that cannot be replayed ends the rebase
 	report *syncer.PullReport
 
@@ -37,6 +38,8 @@ type rebase struct {
 	stage *stage
 	next  state  // what the page commit will make of the state
 	upto  cdc.ID // the log is replayed up to here
+
+	refused error // why again cannot be replayed still
 }
 
 // Ways in which a rebase ends early, for its caller to act on.
@@ -470,7 +473,16 @@ func (b *rebase) finishStage(ctx context.Context) error {
 	if _, err := b.replayLog(ctx, reader); err != nil {
 		return err
 	}
-	if err := b.copyLocal(reader); err != nil {
+	last, err := reader.lastID()
+	if err != nil {
+		return err
+	}
+	if b.again != nil {
+		if last, err = b.replayAgain(ctx, last); err != nil {
+			return err
+		}
+	}
+	if err := b.copyLocal(reader, last); err != nil {
 		return fmt.Errorf("carry local tables over: %w", err)
 	}
 	if err := b.setCookie(reader); err != nil {
@@ -479,9 +491,32 @@ func (b *rebase) finishStage(ctx context.Context) error {
 	return b.stage.done()
 }
 
+// lastID returns the highest change id that was ever given.
+func (c *conn) lastID() (cdc.ID, error) {
+	n, err := c.number(`SELECT max(ifnull((SELECT max(change_id) FROM turso_cdc), 0),
+		ifnull((SELECT value FROM turso_sync_state WHERE key = ?), 0))`, lastIDKey)
+	return cdc.ID(n), err
+}
+
+// replayAgain replays the transaction that was put aside as the newest of the log.
+func (b *rebase) replayAgain(ctx context.Context, last cdc.ID) (cdc.ID, error) {
+	txn := slices.Clone(b.again.Changes)
+	for i := range txn {
+		txn[i].ID, txn[i].Txn = last+1+cdc.ID(i), last+1
+	}
+	before := len(b.report.Rejected)
+	if err := b.replayTxn(ctx, txn); err != nil {
+		return 0, err
+	}
+	if b.refused = nil; len(b.report.Rejected) > before {
+		b.refused = errors.New(b.report.Rejected[before].Reason)
+	}
+	return last + cdc.ID(len(txn)), nil
+}
+
 // copyLocal carries state and rejected transactions over; the log is there
-// already. The caller's snapshot is live's newest state.
-func (b *rebase) copyLocal(from *conn) error {
+// already, and last the newest id given. The caller's snapshot is live's newest state.
+func (b *rebase) copyLocal(from *conn, last cdc.ID) error {
 	to := b.stage.conn
 	err := from.query(`SELECT key, +value FROM turso_sync_state`, nil, func(row []driver.Value) error {
 		return to.exec(putState, row[0], row[1])
@@ -493,24 +528,22 @@ func (b *rebase) copyLocal(from *conn) error {
 		return err
 	}
 	// Ids are never given twice, also when the log that held them is gone.
-	last, err := from.number(`SELECT max(change_id) FROM turso_cdc`)
-	if err != nil {
+	if err := to.exec(putState, lastIDKey, int64(last)); err != nil {
 		return err
 	}
-	err = to.exec(`INSERT INTO turso_sync_state(key, value) VALUES (?1, ?2)
-		ON CONFLICT(key) DO UPDATE SET value = excluded.value WHERE excluded.value > value`, lastIDKey, last)
-	if err != nil {
-		return err
+	again := int64(0)
+	if b.again != nil {
+		again = int64(b.again.Txn)
 	}
 	const columns = `txn_id, change_id, reason, rejected_at, change_time, change_txn_id, change_type, table_name, id, "before", "after", updates, shape`
-	return from.query(`SELECT txn_id, change_id, +reason, rejected_at, change_time, change_txn_id, change_type, +table_name, +id, +"before", +"after", +updates, shape FROM turso_sync_rejected`,
-		nil, func(row []driver.Value) error {
-			args := make([]any, len(row))
-			for i, v := range row {
-				args[i] = v
-			}
-			return to.exec(`INSERT OR REPLACE INTO turso_sync_rejected(`+columns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`, args...)
-		})
+	return from.query(`SELECT txn_id, change_id, +reason, rejected_at, change_time, change_txn_id, change_type, +table_name, +id,
+		+"before", +"after", +updates, shape FROM turso_sync_rejected WHERE txn_id IS NOT ?`, []any{again}, func(row []driver.Value) error {
+		args := make([]any, len(row))
+		for i, v := range row {
+			args[i] = v
+		}
+		return to.exec(`INSERT OR REPLACE INTO turso_sync_rejected(`+columns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`, args...)
+	})
 }
 
 // setCookie sets the schema cookie of the stage. Connections hold prepared

@@ -26,60 +26,32 @@ func (r *Replica) Requeue(ctx context.Context, txn cdc.ID) error {
 		if i < 0 {
 			return fmt.Errorf("%d: %w", txn, ErrNotRejected)
 		}
-		if err := r.appendAgain(ctx, rejected[i]); err != nil {
-			return err
-		}
-		return r.rebaseLog(ctx, txn)
+		return r.rebaseAgain(ctx, rejected[i])
 	})
 }
 
-// appendAgain moves a rejected transaction to the end of the log.
-func (r *Replica) appendAgain(ctx context.Context, x syncer.Rejection) error {
-	if err := r.log.Acquire(ctx); err != nil {
-		return err
-	}
-	defer r.log.Release()
-	return r.write(ctx, func(c *conn) error {
-		last, err := c.number(`SELECT max(ifnull((SELECT max(change_id) FROM turso_cdc), 0),
-			ifnull((SELECT value FROM turso_sync_state WHERE key = ?), 0))`, lastIDKey)
-		if err != nil {
-			return err
-		}
-		changes := slices.Clone(x.Changes)
-		for i := range changes {
-			changes[i].ID, changes[i].Txn = cdc.ID(last)+cdc.ID(i)+1, cdc.ID(last)+1
-		}
-		if err := cdc.Append(c.SQLiteConn, changes); err != nil {
-			return err
-		}
-		if err := c.exec(putState, lastIDKey, last+int64(len(changes))); err != nil {
-			return err
-		}
-		return c.exec(`DELETE FROM turso_sync_rejected WHERE txn_id = ?`, int64(x.Txn))
-	})
-}
-
-// rebaseLog replays the log on the present base.
-func (r *Replica) rebaseLog(ctx context.Context, txn cdc.ID) error {
+// rebaseAgain replays the log on the present base, with x behind it. It is one
+// commit: rows in live, changes in the log, nothing put aside any more.
+func (r *Replica) rebaseAgain(ctx context.Context, x syncer.Rejection) error {
 	if err := r.finishCommitted(); err != nil {
 		return err
 	}
-	usable, err := r.baseUsable()
-	if err != nil || !usable || r.state().adopt != "" {
-		return err // the next pull does it
+	if usable, err := r.baseUsable(); err != nil {
+		return err
+	} else if !usable || r.state().adopt != "" {
+		return errors.New("there is no base to replay it on: pull first")
 	}
 	for attempt := 1; ; attempt++ {
-		var report syncer.PullReport
-		b := &rebase{r: r, report: &report}
+		if err := r.absorb(ctx); err != nil {
+			return err
+		}
+		b := &rebase{r: r, again: &x, report: new(syncer.PullReport)}
 		err := b.run(ctx)
 		if isForeign(err) && attempt < attemptsMax {
-			if err := r.absorb(ctx); err != nil {
-				return err
-			}
 			continue
 		}
-		if err == nil && len(report.Rejected) > 0 {
-			return fmt.Errorf("transaction %d still cannot be applied: %s", txn, report.Rejected[0].Reason)
+		if err == nil && b.refused != nil {
+			return fmt.Errorf("transaction %d still cannot be applied: %w", x.Txn, b.refused)
 		}
 		return err
 	}
