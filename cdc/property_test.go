@@ -54,7 +54,10 @@ var tables = []string{
 	`CREATE TABLE baguniq(u TEXT UNIQUE, v INT)`,
 }
 
-type random struct{ *rand.Rand }
+type random struct {
+	*rand.Rand
+	text []string // special texts; nil: all kinds
+}
 
 func (r random) value() any {
 	switch r.IntN(14) {
@@ -71,6 +74,9 @@ func (r random) value() any {
 	case 5:
 		return []byte{}
 	case 6:
+		if r.text != nil {
+			return r.text[r.IntN(len(r.text))]
+		}
 		return []any{"", "a\x00b", "\xff\xfe", "naïve", "A", "a", "a ", "1", "1.0"}[r.IntN(9)]
 	case 7, 8:
 		return fmt.Sprint("text", r.IntN(30))
@@ -130,7 +136,7 @@ func (r random) database(t *testing.T) *database {
 func TestRandomReplay(t *testing.T) {
 	s := seed(t)
 	for round := range uint64(60) {
-		r := random{rand.New(rand.NewPCG(s, round))}
+		r := random{Rand: rand.New(rand.NewPCG(s, round))}
 		base := r.database(t)
 		live := base.clone()
 		var txns [][]cdc.Change
@@ -192,7 +198,7 @@ func diff(t *testing.T, from, to *database, first cdc.ID) [][]cdc.Change {
 func TestRandomDiff(t *testing.T) {
 	s := seed(t)
 	for round := range uint64(40) {
-		r := random{rand.New(rand.NewPCG(s, round))}
+		r := random{Rand: rand.New(rand.NewPCG(s, round))}
 		from, to := r.database(t), r.database(t)
 		if round%4 == 0 {
 			from = open(t)
