@@ -295,6 +295,10 @@ type place struct {
 	old   bool   // the page has changed since
 }
 
+// lockPage is never written by SQLite: its bytes in the file are locks
+// (https://sqlite.org/fileformat2.html#the_lock_byte_page).
+const lockPage = page.No(1<<30/page.Size + 1)
+
 // errGone tells that a page at the wanted revision does not exist any more.
 var errGone = errors.New("the revision is not held any more: start again without it")
 
@@ -319,7 +323,7 @@ func (h *history) plan(have, at string, selected *page.Set) (*plan, error) {
 	last, first := h.lastFrames(upto)
 	for i, seq := range h.changed {
 		no := page.No(i + 1)
-		if known && seq <= since || selected != nil && !selected.Has(no) {
+		if no == lockPage || known && seq <= since || selected != nil && !selected.Has(no) {
 			continue
 		}
 		pl := place{no: no, frame: last[no], old: seq > upto}

@@ -170,9 +170,10 @@ func statusKind(status int) Kind {
 		return Auth
 	case status == 413:
 		return TooLarge
-	case status == 404 || status == 407 || status == 408 || status == 425 || status == 429:
+	case status == 404 || status == 407 || status == 408 || status == 410 || status == 425 || status == 429:
 		// 404: an unknown database, perhaps one that is still being made, or a
-		// wrong URL. Asking again later costs nothing.
+		// wrong URL. Asking again later costs nothing. 410: a pinned revision that
+		// our own server no longer holds.
 		return Retry
 	case status >= 400 && status < 500:
 		return Disagreement
