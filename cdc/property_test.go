@@ -253,3 +253,47 @@ func compare(t *testing.T, what string, got, want []string) {
 		t.Errorf("%s: got %q, want %q", what, got, want)
 	}
 }
+
+// benchmarkTxns is a base with n rows and as many transactions that update one
+// each.
+func benchmarkTxns(b *testing.B, n int) (*database, [][]cdc.Change) {
+	base := open(b, `CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)`, `CREATE INDEX i ON t(a)`,
+		fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO t SELECT i, 'text ' || i, i FROM n`, n))
+	shape := &cdc.Shape{Columns: []string{"id", "a", "b"}, Key: []int{0}, RowIDAlias: 0}
+	var txns [][]cdc.Change
+	for i := range int64(n) {
+		before := []any{i + 1, fmt.Sprint("text ", i+1), i + 1}
+		after := []any{i + 1, fmt.Sprint("other ", i+1), i + 1}
+		txns = append(txns, []cdc.Change{row(cdc.ID(i+1), cdc.ID(i+1), shape, "t", i+1, before, after)})
+	}
+	return base, txns
+}
+
+func BenchmarkReplay(b *testing.B) {
+	base, txns := benchmarkTxns(b, 5000)
+	for b.Loop() {
+		base.run("BEGIN")
+		r, err := cdc.NewReplayer(base.SQLiteConn)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, txn := range txns {
+			if out, err := r.Apply(b.Context(), txn); err != nil || out.Rejected() {
+				b.Fatal(out, err)
+			}
+		}
+		if err := r.Close(); err != nil {
+			b.Fatal(err)
+		}
+		base.run("ROLLBACK")
+	}
+}
+
+func BenchmarkMutations(b *testing.B) {
+	_, txns := benchmarkTxns(b, 5000)
+	for b.Loop() {
+		if _, err := cdc.Mutations(b.Context(), txns, cdc.MutationOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -144,7 +144,7 @@ func uniqueViolation(err error) bool {
 // or "" if it means something else.
 func rejection(err error) Reason {
 	var drift *DriftError
-	if errors.As(err, &drift) {
+	if errors.As(err, &drift) || errors.Is(err, ErrNoRowID) {
 		return ReasonSchema
 	}
 	var e sqlite3.Error
