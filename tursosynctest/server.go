@@ -108,8 +108,10 @@ func (s *Server) Start() {
 		_ = back.Close()
 		s.t.Fatalf("tursosynctest: %v", err)
 	}
-	s.addr = l.Addr().String()
-	s.URL = "http://" + s.addr
+	if s.URL == "" { // the address stays: others may be reading it
+		s.addr = l.Addr().String()
+		s.URL = "http://" + s.addr
+	}
 	s.back, s.served, s.conns = back, make(chan struct{}), map[net.Conn]struct{}{}
 	s.front = &http.Server{Handler: http.HandlerFunc(s.serve), ConnState: s.track}
 	go func(front *http.Server, served chan struct{}) {
