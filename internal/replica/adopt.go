@@ -21,7 +21,7 @@ const lastIDKey = "last_id"
 
 // adoptRoom is where change ids begin in a file that was no replica: the rows
 // that are in it come before everything written since, and get ids below.
-const adoptRoom = 1 << 40
+const adoptRoom int64 = 1 << 40
 
 // adoptTxn is how many found rows make one transaction of the log, so that a
 // push need not send them all at once.
@@ -318,7 +318,7 @@ func (r *Replica) spoolAll(ctx context.Context, s *spool) (known int64, err erro
 	}
 	defer empty.Close()
 	err = s.fill(ctx, empty.SQLiteConn, reader.SQLiteConn, r.cfg.Now().Unix())
-	if err == nil && s.last >= adoptRoom {
+	if err == nil && int64(s.last) >= adoptRoom {
 		err = errors.New("too many rows")
 	}
 	return known, err

@@ -62,7 +62,7 @@ func (p *pull) bootstrap(ctx context.Context, d *delta, reset bool) (err error) 
 }
 
 // progressPages is how many pages come between two calls of Progress.
-const progressPages = 256
+const progressPages = 64
 
 // chunk asks for the next pages that are missing, or for all; missing tells
 // whether there are more.

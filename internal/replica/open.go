@@ -219,7 +219,7 @@ func (r *Replica) makeReplica(ctx context.Context) (state, error) {
 	if st.adopt != "" {
 		// Room below the ids of what is written from now on, for the rows that
 		// are here already.
-		if err := r.live.exec(putState, lastIDKey, int64(adoptRoom)); err != nil {
+		if err := r.live.exec(putState, lastIDKey, adoptRoom); err != nil {
 			return st, err
 		}
 	}

@@ -25,14 +25,14 @@ func (r *Replica) locked(name string, fn func() error) error {
 	return nil
 }
 
-// Pending implements syncer.Replica. Nothing is pending in a file whose adoption
-// is not decided.
+// Pending implements syncer.Replica. What is pending in a file whose adoption is
+// not decided is known after the first pull only.
 func (r *Replica) Pending(ctx context.Context, limits syncer.Limits) (p syncer.Pending, err error) {
 	err = r.locked("read pending changes", func() error {
 		st := r.state()
 		p = syncer.Pending{ClientID: st.clientID, Watermark: st.watermark, Known: st.known}
 		if st.adopt != "" {
-			return nil
+			return syncer.ErrPullFirst
 		}
 		if usable, err := r.baseUsable(); err != nil {
 			return err
@@ -214,7 +214,7 @@ func (r *Replica) Measure(ctx context.Context) (syncer.Measure, error) {
 	}
 	if st.adopt != "" {
 		m.PendingChanges = 0
-		if m.LastChange == adoptRoom {
+		if m.LastChange == cdc.ID(adoptRoom) {
 			m.LastChange = 0
 		}
 	}

@@ -1,0 +1,451 @@
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tursosync/tursosync/internal/fault"
+	"github.com/tursosync/tursosync/internal/page"
+	"github.com/tursosync/tursosync/syncer"
+)
+
+// Each durable step is a named fault point. A scenario is run once to learn
+// which points it passes; then once for each point, the first and the last time
+// that it is passed, with the process killed there (SIGKILL: nothing is flushed or
+// closed), and once with the step failing as on a full disk. Afterwards the
+// invariant must hold, nothing that was committed may be missing, and the next
+// pull must bring base and live to where they belong.
+
+const crashEnv = "TURSOSYNC_REPLICA_CRASH"
+
+// crashPlan is what the child process does.
+type crashPlan struct {
+	Scenario string
+	Path     string
+	Remote   []string // files, one for each revision from 1
+	Point    string
+	Pass     int // which pass of the point kills; 0: none, the points are printed
+}
+
+func TestMain(m *testing.M) {
+	if plan := os.Getenv(crashEnv); plan != "" {
+		if err := crashChild(plan); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func crashChild(text string) error {
+	var plan crashPlan
+	if err := json.Unmarshal([]byte(text), &plan); err != nil {
+		return err
+	}
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		return err
+	}
+	passes := make(map[string]int)
+	var order []string
+	fault.Set(func(point string) error {
+		if passes[point]++; passes[point] == 1 {
+			order = append(order, point)
+		}
+		if point == plan.Point && passes[point] == plan.Pass {
+			_ = self.Kill()
+			select {}
+		}
+		return nil
+	})
+	if err := scenarios[plan.Scenario].run(plan); err != nil {
+		return err
+	}
+	for _, point := range order {
+		fmt.Println(point, passes[point])
+	}
+	return nil
+}
+
+// scenario is something that happens to a replica.
+type scenario struct {
+	// prepare makes the files; its replica is closed afterwards.
+	prepare func(t *testing.T, path string, rem *remote)
+	// change is what happens on the remote in the meantime.
+	change []string
+	run    func(plan crashPlan) error
+	// rows that must be there afterwards, by query
+	cfg   Config
+	check func(t *testing.T, rep *Replica)
+}
+
+// fileFetch serves the pages of files.
+func fileFetch(paths []string) syncer.Fetch {
+	return func(_ context.Context, req syncer.PullRequest, sink syncer.PullSink) error {
+		revs := [][]byte{nil}
+		for _, path := range paths {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			revs = append(revs, b)
+		}
+		var have int
+		fmt.Sscan(string(req.Have), &have)
+		now, before := revs[len(revs)-1], revs[have]
+		if err := sink.Header(syncer.PullHeader{Revision: page.Revision(fmt.Sprint(len(revs) - 1)), PageCount: uint64(len(now) / page.Size)}); err != nil {
+			return err
+		}
+		for at := 0; at < len(now); at += page.Size {
+			image, no := now[at:at+page.Size], page.No(at/page.Size+1)
+			if at < len(before) && string(before[at:at+page.Size]) == string(image) || req.Pages != nil && !req.Pages.Has(no) {
+				continue
+			}
+			if err := sink.Page(no, image); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// runPull opens the replica, pulls, checkpoints and closes.
+func runPull(cfg Config) func(plan crashPlan) error {
+	return func(plan crashPlan) error {
+		ctx := context.Background()
+		c := cfg
+		c.Path = plan.Path
+		rep, err := Open(ctx, c)
+		if err != nil {
+			return err
+		}
+		_, err = rep.Pull(ctx, fileFetch(plan.Remote), syncer.PullOptions{})
+		if err == nil {
+			err = rep.Checkpoint(ctx)
+		}
+		return errors.Join(err, rep.Close(ctx))
+	}
+}
+
+// pulledWithPending leaves a replica with base, pushed and pending changes.
+func pulledWithPending(t *testing.T, path string, rem *remote) {
+	rem.exec(people, `CREATE TABLE bag(x)`, `INSERT INTO people(id, name) VALUES (1, 'ann'), (2, 'bob')`,
+		`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<300) INSERT INTO bag SELECT hex(randomblob(50)) FROM n`)
+	rep := newReplica(t, Config{Path: path})
+	pulled(t, rep, rem)
+	write(t, rep, `INSERT INTO people(id, name) VALUES (3, 'pushed')`, `INSERT INTO bag VALUES ('pushed')`)
+	rem.push(rep, syncer.Limits{})
+	write(t, rep, `INSERT INTO people(id, name) VALUES (4, 'pending')`, `INSERT INTO bag VALUES ('pending')`, `CREATE TABLE mine(x)`)
+	write(t, rep, `INSERT INTO mine VALUES (1), (2)`, `UPDATE people SET n = 9 WHERE id = 2`)
+	if err := rep.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkPending(t *testing.T, rep *Replica) {
+	t.Helper()
+	wantRows(t, rep, `SELECT id, name, n FROM people WHERE id < 100`, "1 ann 0", "2 bob 9", "3 pushed 0", "4 pending 0")
+	wantRows(t, rep, `SELECT x FROM bag WHERE x IN ('pushed', 'pending') ORDER BY 1`, "pending", "pushed")
+	wantRows(t, rep, `SELECT x FROM mine`, "1", "2")
+}
+
+var remoteChanges = []string{`INSERT INTO people(id, name) VALUES (100, 'remote')`, `DELETE FROM bag WHERE rowid % 3 = 0 AND x NOT IN ('pushed', 'pending')`,
+	`CREATE TABLE more(x)`, `INSERT INTO more SELECT x||x||x FROM bag`}
+
+var scenarios map[string]scenario
+
+func init() {
+	scenarios = map[string]scenario{
+		"increment": {
+			prepare: pulledWithPending, change: remoteChanges, run: runPull(Config{}), check: checkPending,
+		},
+		"shrink": {
+			prepare: pulledWithPending, change: []string{`DELETE FROM bag WHERE x NOT IN ('pushed', 'pending')`, `VACUUM`}, run: runPull(Config{}), check: checkPending,
+		},
+		"rebootstrap": {
+			prepare: func(t *testing.T, path string, rem *remote) {
+				pulledWithPending(t, path, rem)
+				rep := newReplica(t, Config{Path: path})
+				if err := rep.Rebootstrap(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := rep.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			},
+			change: remoteChanges, cfg: Config{ChunkPages: 4}, run: runPull(Config{ChunkPages: 4}), check: checkPending,
+		},
+		"foreign": {
+			prepare: func(t *testing.T, path string, rem *remote) {
+				pulledWithPending(t, path, rem)
+				plain(t, path, `INSERT INTO people(id, name) VALUES (5, 'foreign')`, `CREATE TABLE shell(x)`, `INSERT INTO shell VALUES (1)`)
+			},
+			change: remoteChanges, run: runPull(Config{}),
+			check: func(t *testing.T, rep *Replica) {
+				t.Helper()
+				wantRows(t, rep, `SELECT id, name, n FROM people WHERE id < 100`, "1 ann 0", "2 bob 9", "3 pushed 0", "4 pending 0", "5 foreign 0")
+				wantRows(t, rep, `SELECT x FROM shell`, "1")
+			},
+		},
+		"upload": {
+			prepare: func(t *testing.T, path string, rem *remote) {
+				plain(t, path, people, `INSERT INTO people(id, name) VALUES (1, 'ann'), (2, 'bob')`, `CREATE TABLE bag(x)`,
+					`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<2500) INSERT INTO bag SELECT i FROM n`)
+				rep := newReplica(t, Config{Path: path})
+				write(t, rep, `INSERT INTO people(id, name) VALUES (3, 'offline')`)
+				if err := rep.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				rem.exec(`CREATE TABLE theirs(x)`)
+			},
+			cfg: Config{Existing: ExistingUpload}, run: runPull(Config{Existing: ExistingUpload}),
+			check: func(t *testing.T, rep *Replica) {
+				t.Helper()
+				wantRows(t, rep, `SELECT name FROM people`, "ann", "bob", "offline")
+				wantRows(t, rep, `SELECT count(*), sum(x) FROM bag`, "2500 3126250")
+			},
+		},
+		"rebuild": {
+			prepare: func(t *testing.T, path string, rem *remote) {
+				plain(t, path, `PRAGMA page_size=512`, people, `INSERT INTO people(id, name) VALUES (1, 'ann'), (2, 'bob')`)
+			},
+			run: runPull(Config{}),
+			check: func(t *testing.T, rep *Replica) {
+				t.Helper()
+				wantRows(t, rep, `SELECT name FROM people`, "ann", "bob")
+				wantRows(t, rep, `PRAGMA page_size`, "4096")
+			},
+		},
+	}
+}
+
+// setUp makes the files of a scenario and returns the plan to run it.
+func (s scenario) setUp(t *testing.T, name string) (crashPlan, *remote) {
+	t.Helper()
+	rem := newRemote(t)
+	plan := crashPlan{Scenario: name, Path: filepath.Join(t.TempDir(), "app.db")}
+	s.prepare(t, plan.Path, rem)
+	rem.exec(s.change...)
+	for i, rev := range rem.revs[1:] {
+		path := filepath.Join(filepath.Dir(rem.path), fmt.Sprintf("rev%d", i+1))
+		var b []byte
+		for _, image := range rev.pages {
+			b = append(b, image...)
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		plan.Remote = append(plan.Remote, path)
+	}
+	return plan, rem
+}
+
+// child runs the plan in a process of its own.
+func (p crashPlan) child(t *testing.T) (output string, killed bool) {
+	t.Helper()
+	text, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashEnv+"="+string(text))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && !exit.Exited() {
+		return "", true
+	}
+	if err != nil {
+		t.Fatalf("child: %v: %s", err, stderr.String())
+	}
+	return string(out), false
+}
+
+// after opens the replica that a crash or an error left, and requires that
+// everything is there and that it converges.
+func (s scenario) after(t *testing.T, plan crashPlan, rem *remote) {
+	t.Helper()
+	cfg := s.cfg
+	cfg.Path = plan.Path
+	rep := newReplica(t, cfg)
+	s.check(t, rep)
+	if plan.Scenario != "foreign" && plan.Scenario != "upload" && rep.state().adopt == "" {
+		invariant(t, rep)
+	}
+	// What is finished without the remote needs a second pull for the rest.
+	for range 2 {
+		if _, err := rep.Pull(t.Context(), rem.fetch, syncer.PullOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sameBase(t, rep, rem)
+	invariant(t, rep)
+	s.check(t, rep)
+	for rem.push(rep, syncer.Limits{Changes: 500}) > 0 {
+	}
+	pulled(t, rep, rem)
+	s.check(t, rep)
+	wantRows(t, rep, `SELECT count(*) FROM turso_cdc`, "0")
+	if err := rep.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// points runs a scenario undisturbed and returns the points that it passes, with
+// how often.
+func (s scenario) points(t *testing.T, name string) (points []string, passes map[string]int) {
+	t.Helper()
+	plan, rem := s.setUp(t, name)
+	out, _ := plan.child(t)
+	s.after(t, plan, rem)
+	passes = make(map[string]int)
+	for line := range strings.Lines(out) {
+		var point string
+		var n int
+		if _, err := fmt.Sscan(line, &point, &n); err != nil {
+			t.Fatalf("child said %q", line)
+		}
+		points = append(points, point)
+		passes[point] = n
+	}
+	if len(points) == 0 {
+		t.Fatal("no point is passed")
+	}
+	return points, passes
+}
+
+func TestCrashAtEveryPoint(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	var seen []string
+	for name, s := range scenarios {
+		t.Run(name, func(t *testing.T) {
+			points, passes := s.points(t, name)
+			for _, point := range points {
+				for _, pass := range slices.Compact([]int{1, passes[point]}) {
+					t.Run(fmt.Sprintf("%s_%d", point, pass), func(t *testing.T) {
+						plan, rem := s.setUp(t, name)
+						plan.Point, plan.Pass = point, pass
+						if _, killed := plan.child(t); !killed {
+							t.Fatal("the child was not killed")
+						}
+						s.after(t, plan, rem)
+					})
+				}
+				if !slices.Contains(seen, point) {
+					seen = append(seen, point)
+				}
+			}
+		})
+	}
+	slices.Sort(seen)
+	t.Logf("points: %s", strings.Join(seen, " "))
+}
+
+// TestCrashTwice: a crash in the recovery from a crash.
+func TestCrashTwice(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	for _, name := range []string{"increment", "rebootstrap"} {
+		s := scenarios[name]
+		for _, first := range []string{"delta.sealed", "commit.done", "base.truncate"} {
+			for _, second := range []string{"base.write", "base.sync", "commit.write", "delta.drop", "state.commit"} {
+				t.Run(name+"_"+first+"_"+second, func(t *testing.T) {
+					plan, rem := s.setUp(t, name)
+					plan.Point, plan.Pass = first, 1
+					if _, killed := plan.child(t); !killed {
+						t.Fatal("the child was not killed")
+					}
+					plan.Point = second
+					plan.child(t)
+					s.after(t, plan, rem)
+				})
+			}
+		}
+	}
+}
+
+var errFull = errors.New("no space left on device")
+
+// TestErrorAtEveryPoint: a step that fails leaves live unharmed; syncing goes on
+// when the cause is gone, in the same process and in the next.
+func TestErrorAtEveryPoint(t *testing.T) {
+	for name, s := range scenarios {
+		t.Run(name, func(t *testing.T) {
+			points, passes := s.points(t, name)
+			for _, point := range points {
+				for _, pass := range slices.Compact([]int{1, passes[point]}) {
+					t.Run(fmt.Sprintf("%s_%d", point, pass), func(t *testing.T) {
+						plan, rem := s.setUp(t, name)
+						n := 0
+						restore := fault.Set(func(p string) error {
+							if p == point {
+								if n++; n >= pass {
+									return errFull
+								}
+							}
+							return nil
+						})
+						err := s.run(plan)
+						restore()
+						if err != nil && !errors.Is(err, errFull) {
+							t.Errorf("error = %v, want %v", err, errFull)
+						}
+						s.after(t, plan, rem)
+					})
+				}
+			}
+		})
+	}
+}
+
+// TestErrorThenPull is TestErrorAtEveryPoint within one process: the replica
+// stays open.
+func TestErrorThenPull(t *testing.T) {
+	s := scenarios["increment"]
+	points, passes := s.points(t, "increment")
+	for _, point := range points {
+		t.Run(point, func(t *testing.T) {
+			plan, rem := s.setUp(t, "increment")
+			rep := newReplica(t, Config{Path: plan.Path})
+			n := 0
+			restore := fault.Set(func(p string) error {
+				if p == point {
+					if n++; n >= (passes[point]+1)/2 {
+						return errFull
+					}
+				}
+				return nil
+			})
+			for range 2 {
+				_, err := rep.Pull(t.Context(), rem.fetch, syncer.PullOptions{})
+				if err != nil && !errors.Is(err, errFull) {
+					t.Errorf("Pull = %v", err)
+				}
+			}
+			restore()
+			s.check(t, rep)
+			write(t, rep, `UPDATE people SET n = n WHERE id = 1`)
+			for range 2 {
+				if _, err := rep.Pull(t.Context(), rem.fetch, syncer.PullOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sameBase(t, rep, rem)
+			invariant(t, rep)
+			s.check(t, rep)
+		})
+	}
+}
