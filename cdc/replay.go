@@ -171,12 +171,12 @@ func (r *Replayer) attempt(ctx context.Context, txn []Change, deletesFirst bool)
 			return Outcome{}, err
 		}
 	}
-	if err := exec(r.conn, `SAVEPOINT turso_replay`); err != nil {
+	if _, _, err := r.statements.exec(`SAVEPOINT turso_replay`); err != nil {
 		return Outcome{}, err
 	}
 	a := &attempt{Replayer: r, out: &out, deletesFirst: deletesFirst}
 	if err = a.run(ctx, txn); err == nil {
-		err = exec(r.conn, `RELEASE turso_replay`)
+		_, _, err = r.statements.exec(`RELEASE turso_replay`)
 	}
 	if err == nil {
 		return out, nil

@@ -197,8 +197,9 @@ func TestTursodbRandom(t *testing.T) {
 		r.mutate(live, 30)
 		base := live.clone()
 		r.mutate(live, 30)
-		for _, txns := range [][][]cdc.Change{diff(t, empty, base, 1), diff(t, base, live, 1000)} {
-			mutations, err := cdc.Mutations(t.Context(), txns, cdc.MutationOptions{DeletesFirst: true})
+		// Nothing is pulled in between: rows without a key may have other rowids there.
+		for _, txn := range logged(t, append(diff(t, empty, base, 1), diff(t, base, live, 1000)...), 0) {
+			mutations, err := cdc.Mutations(t.Context(), [][]cdc.Change{txn}, cdc.MutationOptions{DeletesFirst: true})
 			if err == nil {
 				err = remote.try(mutations)
 			}
