@@ -160,7 +160,7 @@ func (s *sink) keep() {
 func (p *pull) emptied(ctx context.Context, s *sink) error {
 	r, st := p.r, p.r.state()
 	if st.basePages == 0 {
-		p.report.RemoteReset = s.reset
+		p.report.RemoteReset = p.report.RemoteReset || s.reset
 		return p.revisionOnly(ctx, s.header.Revision)
 	}
 	// Nothing where there was something: what is lost on the remote may be wanted

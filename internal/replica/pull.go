@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/syncer"
@@ -24,14 +25,31 @@ func (r *Replica) Pull(ctx context.Context, fetch syncer.Fetch, opts syncer.Pull
 	if r.closed {
 		return syncer.PullReport{}, ErrClosed
 	}
-	p := &pull{r: r, fetch: fetch, opts: opts}
-	if err := p.run(ctx); err != nil {
+	p := &pull{r: r, fetch: fetch, opts: opts, report: r.unreported}
+	err := p.run(ctx)
+	if err != nil {
+		// What was finished before the error has happened; the next report tells.
+		r.unreported = p.report
 		return syncer.PullReport{}, fmt.Errorf("pull: %w", err)
 	}
-	if p.report.Revision == "" {
-		p.report.Revision = r.state().revision
-	}
+	r.unreported = syncer.PullReport{}
+	p.report.Revision = r.state().revision
 	return p.report, nil
+}
+
+// add makes one report of two, the second being the later.
+func (p *pull) add(later syncer.PullReport) {
+	r := &p.report
+	r.Changed = r.Changed || later.Changed
+	r.Pages += later.Pages
+	r.Tables = append(slices.Clone(r.Tables), later.Tables...)
+	slices.Sort(r.Tables)
+	r.Tables = slices.Compact(r.Tables)
+	r.Replayed = later.Replayed
+	r.Collisions = append(r.Collisions, later.Collisions...)
+	r.Rejected = append(r.Rejected, later.Rejected...)
+	r.RemoteReset = r.RemoteReset || later.RemoteReset
+	r.WantWatermark = r.WantWatermark || later.WantWatermark
 }
 
 // pull is one call of Pull.
@@ -65,8 +83,11 @@ func (p *pull) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d != nil && d.sealed && d.from == r.state().revision {
-		return p.apply(ctx, d)
+	if st := r.state(); d != nil && d.sealed && d.from == st.revision && (d.whole || st.basePages > 0 && !st.bootstrap) {
+		if err := p.apply(ctx, d); err != nil {
+			return err
+		}
+		d = nil
 	}
 	if st := r.state(); st.bootstrap || st.revision == "" {
 		return p.bootstrap(ctx, d, false)
@@ -184,7 +205,6 @@ func (p *pull) revisionOnly(ctx context.Context, revision page.Revision) error {
 			return err
 		}
 	}
-	p.report.Revision = revision
 	return r.update(ctx, func(s *state) error {
 		s.revision, s.bootstrap = revision, false
 		return nil
@@ -215,7 +235,7 @@ func (p *pull) apply(ctx context.Context, d *delta) (err error) {
 		err := b.run(ctx)
 		switch {
 		case err == nil:
-			p.report = report
+			p.add(report)
 			return p.afterwards(ctx)
 		case errors.Is(err, errForeign) && attempt < attemptsMax:
 			if r.state().adopt != "" || r.state().bootstrap && r.state().basePages == 0 {

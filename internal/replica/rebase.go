@@ -137,9 +137,9 @@ func (b *rebase) follow() error {
 		next.bootstrap = false
 	}
 	own, found := marks[next.clientID]
-	if found && !next.recognise(own) {
+	if found && !next.recognise(own.id) {
 		b.r.cfg.Logger.Warn("remote holds changes under our client id that are not ours: going on under a new one")
-		if err := next.renew(own, true); err != nil {
+		if err := next.renew(own.id, true); err != nil {
 			return err
 		}
 		found = false
@@ -186,7 +186,7 @@ func (b *rebase) tables(was schema) ([]string, error) {
 }
 
 // oldMarks reads every client's watermark in base as it is now, and its schema.
-func (b *rebase) oldMarks() (map[string]cdc.ID, schema, error) {
+func (b *rebase) oldMarks() (map[string]watermark, schema, error) {
 	if b.old.pageCount == 0 {
 		return nil, nil, nil
 	}
@@ -205,9 +205,10 @@ func (b *rebase) oldMarks() (map[string]cdc.ID, schema, error) {
 
 // wentBack tells whether a client's watermark fell or vanished: time goes forward
 // on a remote, unless it was restored or is another one.
-func wentBack(before, after map[string]cdc.ID) bool {
-	for client, id := range before {
-		if now, ok := after[client]; !ok || now < id {
+func wentBack(before, after map[string]watermark) bool {
+	for client, was := range before {
+		now, ok := after[client]
+		if !ok || now.generation < was.generation || now.generation == was.generation && now.id < was.id {
 			return true
 		}
 	}
@@ -254,10 +255,10 @@ func (s *state) renew(mark cdc.ID, found bool) error {
 
 // contained returns up to which id base holds the log, going by the watermarks
 // in it.
-func (s *state) contained(marks map[string]cdc.ID) cdc.ID {
-	id := min(marks[s.clientID], s.watermark)
+func (s *state) contained(marks map[string]watermark) cdc.ID {
+	id := min(marks[s.clientID].id, s.watermark)
 	for _, f := range s.formers {
-		id = max(id, min(marks[f.ClientID], f.Floor))
+		id = max(id, min(marks[f.ClientID].id, f.Floor))
 	}
 	return id
 }

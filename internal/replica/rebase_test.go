@@ -269,7 +269,9 @@ func TestHostileAnswers(t *testing.T) {
 		{"size too large", func(h *syncer.PullHeader, p map[page.No][]byte) { h.PageCount += 5 }, ErrBadAnswer},
 		{"size absurd", func(h *syncer.PullHeader, p map[page.No][]byte) { h.PageCount = 1 << 40 }, ErrBadAnswer},
 		{"size huge", func(h *syncer.PullHeader, p map[page.No][]byte) { h.PageCount = 1<<32 - 3 }, ErrBadAnswer},
-		{"revision of a megabyte", func(h *syncer.PullHeader, p map[page.No][]byte) { h.Revision = page.Revision(strings.Repeat("x", 1<<20)) }, ErrBadAnswer},
+		{"revision of a megabyte", func(h *syncer.PullHeader, p map[page.No][]byte) {
+			h.Revision = page.Revision(strings.Repeat("x", 1<<20))
+		}, ErrBadAnswer},
 		{"not SQLite", first(func(b []byte) { copy(b, "<html>") }), ErrBadAnswer},
 		{"other page size", first(func(b []byte) { b[16], b[17] = 0x20, 0 }), ErrBadAnswer},
 		{"MVCC", first(func(b []byte) { b[18], b[19] = 0xff, 0xff }), ErrUnsupportedRemote},

@@ -85,6 +85,8 @@ type Replica struct {
 	// checkBase: base may not be what the state says; its sum has to be compared
 	// before it is used.
 	checkBase bool
+	// unreported is what pulls did that ended with an error afterwards.
+	unreported syncer.PullReport
 
 	stateMu sync.Mutex
 	st      state // guarded by stateMu; changed only while holding mu too

@@ -48,6 +48,9 @@ func (r *Replica) openStage(path string, pageCount uint32, d *delta) (_ *stage, 
 			err = errors.Join(fmt.Errorf("open stage: %w", err), s.close())
 		}
 	}()
+	if pageCount == 0 && d != nil {
+		return nil, errors.New("there is no base to put the pages on")
+	}
 	if pageCount == 0 {
 		s.path, s.scratch = r.files.stage(), true
 		if err := removeDatabase(s.path); err != nil {
@@ -216,17 +219,25 @@ func (s *stage) begin() error {
 	return nil
 }
 
+// watermark is a client's row in turso_sync_last_change_id. Turso's own clients
+// number their changes anew in each generation; ours stay in generation 0.
+type watermark struct {
+	generation int64
+	id         cdc.ID
+}
+
 // marks returns every client's watermark in a database.
-func (c *conn) marks() (map[string]cdc.ID, error) {
-	marks := make(map[string]cdc.ID)
+func (c *conn) marks() (map[string]watermark, error) {
+	marks := make(map[string]watermark)
 	n, err := c.number(`SELECT count(*) FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type = 'table'`, cdc.WatermarkTable)
 	if err != nil || n == 0 {
 		return marks, err
 	}
-	err = c.query(`SELECT +client_id, +change_id FROM turso_sync_last_change_id`, nil, func(row []driver.Value) error {
-		id, ok := row[1].(int64)
-		if name, isText := row[0].(string); ok && isText {
-			marks[name] = cdc.ID(id)
+	err = c.query(`SELECT +client_id, +pull_gen, +change_id FROM turso_sync_last_change_id`, nil, func(row []driver.Value) error {
+		name, isText := row[0].(string)
+		generation, _ := row[1].(int64)
+		if id, ok := row[2].(int64); ok && isText {
+			marks[name] = watermark{generation, cdc.ID(id)}
 		}
 		return nil
 	})
