@@ -126,12 +126,15 @@ type Config struct {
 	// Logger is told what the syncer does; nil means nobody.
 	Logger *slog.Logger
 
-	// ConnectHook is called with every new connection before it is used: the place
-	// for functions, collations and PRAGMAs. Update, pre-update, commit, rollback
-	// and authorizer hooks belong to the driver; registering one makes the
-	// connection fail rather than lose changes.
+	// ConnectHook is called with every new connection before it is used, and with
+	// the connections on which the replica itself replays changes: the place for
+	// functions, collations and PRAGMAs. Update, pre-update, commit, rollback and
+	// authorizer hooks belong to the driver; registering one makes the connection
+	// fail rather than lose changes.
 	ConnectHook func(*sqlite3.SQLiteConn) error
-	// Extensions are loaded into every new connection.
+	// Extensions are loaded into every new connection of the pool. If indexes,
+	// generated columns or CHECK constraints use what an extension brings, load it in
+	// ConnectHook instead.
 	Extensions []string
 }
 

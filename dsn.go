@@ -446,8 +446,9 @@ func refused(key, value string) string {
 			return "without locks SQLite has no WAL, which a replica needs"
 		}
 	case "vfs":
-		if slices.Contains([]string{"unix-none", "unix-dotfile", "unix-excl"}, value) {
-			return "this VFS has no shared memory for the WAL, which a replica needs"
+		// Two VFSs on one file in one process would undo each other's locks.
+		if !slices.Contains([]string{"", "unix", "win32"}, value) {
+			return "the syncer opens the file too, through the default VFS, and both must be the same; leave it out"
 		}
 	case "_journal_mode", "_journal":
 		if value != "" && value != "wal" {

@@ -31,8 +31,8 @@ func (c *Conn) Prepare(query string) (driver.Stmt, error) {
 // PrepareContext prepares the first statement of query. What follows it is
 // ignored, as go-sqlite3 does.
 func (c *Conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if err := c.use(); err != nil {
-		return nil, err
+	if c.inner == nil {
+		return nil, driver.ErrBadConn
 	}
 	st, ok := readStatement(query)
 	if !ok {

@@ -71,11 +71,11 @@ func (c *Conn) forget() error {
 
 // lease is the time for which a pool hands the connection out.
 type lease struct {
-	calls int  // so far
+	calls int  // that executed something, so far
 	began bool // a transaction was begun in it
 }
 
-// use is called by every entry point of the connection.
+// use is called by every entry point of the connection that executes something.
 func (c *Conn) use() error {
 	if c.inner == nil {
 		return driver.ErrBadConn
