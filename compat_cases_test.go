@@ -33,7 +33,7 @@ var compatCases = []compatCase{
 		str := "pointed at"
 		for i, v := range []any{
 			nil, 0, 1, -1, int64(math.MaxInt64), int64(math.MinInt64), int8(-5), uint8(200), uint16(65535), uint32(math.MaxUint32), uint64(7), myInt(9),
-			1.5, -0.0, math.Copysign(0, -1), math.Inf(1), math.Inf(-1), math.NaN(), math.MaxFloat64, math.SmallestNonzeroFloat64, float32(0.1), 1e100, 3.0,
+			1.5, 0.0, math.Copysign(0, -1), math.Inf(1), math.Inf(-1), math.NaN(), math.MaxFloat64, math.SmallestNonzeroFloat64, float32(0.1), 1e100, 3.0,
 			"", "text", "with\x00nul", "inv\xffalid", "ünïcödé 漢字 🎉", "123", "1e3", strings.Repeat("long", 1000),
 			[]byte{}, []byte(nil), []byte{0}, []byte("text"), bytes.Repeat([]byte{7}, 1<<20), sql.RawBytes("raw"),
 			true, false, time.Date(2024, 2, 29, 12, 30, 15, 123456789, time.UTC), time.Date(2024, 7, 1, 0, 0, 0, 0, time.FixedZone("", 7200)), time.Time{},

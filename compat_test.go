@@ -140,6 +140,9 @@ func (s *compatSide) rows(what string, rows *sql.Rows, err error) {
 	columns, err := rows.Columns()
 	s.logf("%s: columns %q %v", what, columns, err)
 	types, err := rows.ColumnTypes()
+	if err != nil {
+		s.logf("  column types: %v", err)
+	}
 	for _, c := range types {
 		nullable, ok := c.Nullable()
 		length, lok := c.Length()

@@ -64,7 +64,8 @@ func connectorOf(ctx context.Context, db *sql.DB) (*Connector, error) {
 	defer conn.Close()
 	var found *Connector
 	err = conn.Raw(func(dc any) error {
-		for {
+		const wrappers = 8 // around each other
+		for range wrappers {
 			switch c := dc.(type) {
 			case *Conn:
 				found = c.connector
@@ -75,6 +76,7 @@ func connectorOf(ctx context.Context, db *sql.DB) (*Connector, error) {
 				return errNotOurs
 			}
 		}
+		return errNotOurs
 	})
 	return found, err
 }

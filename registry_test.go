@@ -3,6 +3,7 @@ package tursosync
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"os"
 	"path/filepath"
@@ -363,5 +364,37 @@ func TestUnusedFileIsNotCreated(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("sql.Open and Close created the file: %v", err)
+	}
+}
+
+// wrapper stands for the drivers that programs put around another for tracing.
+type wrapper struct{ driver.Driver }
+
+type wrappedConn struct{ driver.Conn }
+
+func (w wrapper) Open(dsn string) (driver.Conn, error) {
+	c, err := w.Driver.Open(dsn)
+	return wrappedConn{c}, err
+}
+
+func (c wrappedConn) Raw() driver.Conn { return c.Conn }
+
+func TestReplicaOfWrappedDriver(t *testing.T) {
+	sql.Register("wrapped-tursosync", wrapper{&Driver{}})
+	db, err := sql.Open("wrapped-tursosync", filepath.Join(t.TempDir(), "a.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := connectorOf(t.Context(), db); err != nil {
+		t.Errorf("connector behind a wrapper: %v", err)
+	}
+	other, err := sql.Open("sqlite3", ":memory:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := connectorOf(t.Context(), other); !errors.Is(err, errNotOurs) {
+		t.Errorf("connector of another driver = %v, want errNotOurs", err)
 	}
 }
