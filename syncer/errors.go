@@ -19,6 +19,18 @@ var ErrNoRemote = errors.New("replica has no remote: give it a url")
 // meets its remote for the first time.
 var ErrPullFirst = errors.New("a pull has to come first")
 
+// What Remote and Replica may find an answer of the remote to be, to be matched
+// with errors.Is. Nothing was changed by such an answer.
+var (
+	// ErrBadAnswer is an answer that breaks the protocol or contradicts itself.
+	ErrBadAnswer = errors.New("remote's answer is invalid")
+	// ErrUnsupportedRemote is a remote that cannot be synced by pages (MVCC,
+	// encrypted, another page size or text encoding).
+	ErrUnsupportedRemote = errors.New("remote database is of an unsupported kind")
+	// ErrUnauthorized is a remote that does not take the token, or not for this.
+	ErrUnauthorized = errors.New("remote does not take the token")
+)
+
 // Kind is what an error of the remote means for the syncer.
 type Kind int
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tursosync/tursosync/cdc"
+	"github.com/tursosync/tursosync/syncer"
 )
 
 // ErrWatermarkMoved is the error of a push whose fence failed: the remote's
@@ -73,6 +74,8 @@ type Error struct {
 	Change   cdc.ID // the change it stems from; 0: not known
 	SQL      string // of the statement that failed
 	Err      error  // what happened underneath, or nil
+
+	bad bool // the answer breaks the protocol
 }
 
 func (e *Error) Error() string {
@@ -104,8 +107,21 @@ func (e *Error) Error() string {
 // context.Canceled and the like.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Is reports whether target is ErrWatermarkMoved and e says so.
-func (e *Error) Is(target error) bool { return target == ErrWatermarkMoved && e.Kind == Moved }
+// Is reports whether e is what target says: ErrWatermarkMoved, or one of the
+// syncer's conditions of remotes.
+func (e *Error) Is(target error) bool {
+	switch target {
+	case ErrWatermarkMoved:
+		return e.Kind == Moved
+	case syncer.ErrUnauthorized:
+		return e.Kind == Auth
+	case syncer.ErrUnsupportedRemote:
+		return e.Kind == Unsupported
+	case syncer.ErrBadAnswer:
+		return e.bad
+	}
+	return false
+}
 
 // Retryable reports whether the same request may succeed later without anybody
 // doing anything about it.
@@ -175,10 +191,10 @@ func statusKind(status int) Kind {
 		// wrong URL. Asking again later costs nothing. 410: a pinned revision that
 		// our own server no longer holds.
 		return Retry
-	case status >= 400 && status < 500:
+	case status == 400 || status == 409 || status == 422:
 		return Disagreement
 	}
-	// 2xx that are not 200, and 3xx: not the remote, but something on the way,
-	// like the login page of a network. 5xx: trouble there.
+	// 2xx that are not 200, 3xx, and the rest of 4xx: not the remote, but something
+	// on the way, like the login page of a network. 5xx: trouble there.
 	return Retry
 }

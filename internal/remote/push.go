@@ -321,6 +321,6 @@ func (r *Remote) batch(ctx context.Context, op string, body []byte) (*wire.Batch
 // strange is the error of an answer that breaks the protocol. What the remote
 // did is not known then.
 func strange(op, format string, args ...any) *Error {
-	return &Error{Op: op, Kind: Retry, Outcome: Unknown, Status: 200, Mutation: -1,
+	return &Error{Op: op, Kind: Retry, Outcome: Unknown, Status: 200, Mutation: -1, bad: true,
 		Message: "answer not understood: " + fmt.Sprintf(format, args...)}
 }

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"compress/flate"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -105,10 +106,15 @@ func (r *Remote) try(ctx context.Context, c call, token string) (*answer, error)
 	body := io.Reader(&counter{r: resp.Body, n: &r.received, moved: func() { watch.allow(r.cfg.Timeout) }})
 	closeBody := func() { watch.stop(); _ = resp.Body.Close() }
 
-	body, err = decoded(resp, body)
-	if err != nil {
+	plain, err := decoded(resp, body)
+	if err != nil && resp.StatusCode == http.StatusOK {
+		e := fault(err)
+		e.Status, e.bad = resp.StatusCode, true
 		closeBody()
-		return nil, &Error{Op: c.op, Kind: Retry, Outcome: Unknown, Mutation: -1, Status: resp.StatusCode, Err: err}
+		return nil, e
+	}
+	if body = plain; err != nil {
+		body = http.NoBody // the status says enough
 	}
 	if resp.StatusCode != http.StatusOK {
 		e := refusal(c.op, resp, body, token)
@@ -117,16 +123,16 @@ func (r *Remote) try(ctx context.Context, c call, token string) (*answer, error)
 	}
 	if err := whole(resp); err != nil {
 		closeBody()
-		return nil, &Error{Op: c.op, Kind: Retry, Outcome: Unknown, Mutation: -1, Status: resp.StatusCode, Err: err}
+		return nil, &Error{Op: c.op, Kind: Retry, Outcome: Unknown, Mutation: -1, bad: true, Status: resp.StatusCode, Err: err}
 	}
 	if err := rightMedia(resp, c.media); err != nil {
 		msg := excerpt(resp, body, token)
 		closeBody()
-		return nil, &Error{Op: c.op, Kind: Retry, Outcome: Unknown, Mutation: -1, Status: resp.StatusCode, Message: msg, Err: err}
+		return nil, &Error{Op: c.op, Kind: Retry, Outcome: Unknown, Mutation: -1, bad: true, Status: resp.StatusCode, Message: msg, Err: err}
 	}
 	return &answer{Reader: body, close: closeBody, fault: func(err error) *Error {
 		e := fault(err)
-		e.Status = resp.StatusCode
+		e.Status, e.bad = resp.StatusCode, garbled(err)
 		return e
 	}}, nil
 }
@@ -190,6 +196,13 @@ func decoded(resp *http.Response, body io.Reader) (io.Reader, error) {
 	}
 }
 
+// garbled tells an answer that is nonsense from one that broke off.
+func garbled(err error) bool {
+	var flaw flate.CorruptInputError
+	return errors.As(err, &flaw) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) ||
+		errors.Is(err, wire.ErrTooLong) || errors.Is(err, wire.ErrLength)
+}
+
 // whole refuses an answer of which nobody could tell whether it was cut off.
 func whole(resp *http.Response) error {
 	if resp.ContentLength < 0 && resp.ProtoMajor == 1 && len(resp.TransferEncoding) == 0 {
@@ -219,6 +232,9 @@ func refusal(op string, resp *http.Response, body io.Reader, token string) *Erro
 	}
 	e.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	e.Message = excerpt(resp, body, token)
+	if e.Kind == Disagreement && strings.HasPrefix(e.Message, htmlPage) {
+		e.Kind, e.Outcome = Retry, Unknown // not the remote's words, but those of something on the way
+	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		e.Message = "a redirect, which is not followed: is the URL that of a Turso database?"
 	}
@@ -239,6 +255,9 @@ func retryAfter(v string, now time.Time) time.Duration {
 
 // excerptMax bounds what is read and kept of an error body.
 const excerptMax = 2 << 10
+
+// htmlPage begins what is told of answers for people.
+const htmlPage = "an HTML page"
 
 // excerpt returns the remote's words: the error of a JSON body, or the text.
 func excerpt(resp *http.Response, body io.Reader, token string) string {
@@ -263,7 +282,7 @@ func excerpt(resp *http.Response, body io.Reader, token string) string {
 		}
 	}
 	if strings.HasPrefix(text, "<") {
-		text = "an HTML page" + title(text)
+		text = htmlPage + title(text)
 	}
 	if text == "" && resp.StatusCode != http.StatusOK {
 		text = strings.ToLower(http.StatusText(resp.StatusCode))

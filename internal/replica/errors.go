@@ -3,6 +3,8 @@ package replica
 import (
 	"errors"
 	"fmt"
+
+	"github.com/tursosync/tursosync/syncer"
 )
 
 // Conditions that Open and Pull report. Match them with errors.Is; the chain
@@ -25,10 +27,10 @@ var (
 	// ErrFormat: the file was written by a newer version of this package.
 	ErrFormat = errors.New("replica has an unknown format version")
 	// ErrBadAnswer: the remote's answer contradicts itself. Nothing was changed.
-	ErrBadAnswer = errors.New("remote's answer is invalid")
+	ErrBadAnswer = syncer.ErrBadAnswer
 	// ErrUnsupportedRemote: the remote is a kind of database that cannot be synced
 	// by pages (MVCC, encrypted, another page size or text encoding).
-	ErrUnsupportedRemote = errors.New("remote database is of an unsupported kind")
+	ErrUnsupportedRemote = syncer.ErrUnsupportedRemote
 	// ErrClosed: the replica is closed.
 	ErrClosed = errors.New("replica is closed")
 )

@@ -22,6 +22,9 @@ import (
 // ErrTooLong is returned for a message longer than the reader's limit.
 var ErrTooLong = errors.New("message longer than allowed")
 
+// ErrLength is returned where no length can be read.
+var ErrLength = errors.New("message length")
+
 // maxLengthBytes is what the official client reads of a length.
 const maxLengthBytes = 9
 
@@ -76,7 +79,7 @@ func (f *FrameReader) length() (uint64, error) {
 			return n, nil
 		}
 	}
-	return 0, fmt.Errorf("message length of more than %d bytes", maxLengthBytes)
+	return 0, fmt.Errorf("%w of more than %d bytes", ErrLength, maxLengthBytes)
 }
 
 // AppendFrame appends a message with its length in front.
