@@ -346,10 +346,19 @@ func (d *differ) rows(table string) error {
 	case len(shape.Key) == 0 || shape.RowIDAlias >= 0:
 		return t.merge()
 	}
-	if err := t.byKey(); err != nil || shape.WithoutRowID {
-		return err
+	// All deletes first: another row may have taken the rowid or the key.
+	for _, deletes := range []bool{true, false} {
+		if err := t.byKey(deletes); err != nil {
+			return err
+		}
+		if shape.WithoutRowID {
+			continue
+		}
+		if err := t.nullKeys(deletes); err != nil {
+			return err
+		}
 	}
-	return t.nullKeys()
+	return nil
 }
 
 // tableDiff compares the rows of one table. Images have the columns of shape, the
@@ -514,7 +523,7 @@ func (t *tableDiff) differ1(rowid any, before, after []byte) error {
 // keys, with whatever collations they have. A key whose bytes changed though it
 // is equal to the old one (A and a) is an update. Rows with a NULL in their key
 // are left to nullKeys.
-func (t *tableDiff) byKey() error {
+func (t *tableDiff) byKey(deletes bool) error {
 	lookup := (&statement{}).add(" WHERE ")
 	filter := (&statement{}).add(" WHERE ")
 	for i, k := range t.shape.Key {
@@ -532,15 +541,14 @@ func (t *tableDiff) byKey() error {
 		}
 		return args
 	}
-	err := query(t.from.conn, t.selectRows(true)+filter.String(), nil, func(row []driver.Value) error {
-		found, err := t.to.statements.row("SELECT 1 FROM main."+quote(t.table)+lookup.String(), key(row)...)
-		if err != nil || found != nil {
-			return err
-		}
-		return t.change(Delete, row[0], t.image(row, true), nil)
-	})
-	if err != nil {
-		return err
+	if deletes {
+		return query(t.from.conn, t.selectRows(true)+filter.String(), nil, func(row []driver.Value) error {
+			found, err := t.to.statements.row("SELECT 1 FROM main."+quote(t.table)+lookup.String(), key(row)...)
+			if err != nil || found != nil {
+				return err
+			}
+			return t.change(Delete, row[0], t.image(row, true), nil)
+		})
 	}
 	return query(t.to.conn, t.selectRows(false)+filter.String(), nil, func(row []driver.Value) error {
 		was, err := t.from.statements.row(t.selectRows(true)+lookup.String(), key(row)...)
@@ -557,7 +565,7 @@ func (t *tableDiff) byKey() error {
 
 // nullKeys compares the rows with a NULL in their key, which have no identity
 // but their rowid.
-func (t *tableDiff) nullKeys() error {
+func (t *tableDiff) nullKeys(deletes bool) error {
 	b := (&statement{}).add(" WHERE (")
 	for i, k := range t.shape.Key {
 		if i > 0 {
@@ -573,10 +581,7 @@ func (t *tableDiff) nullKeys() error {
 		}
 		return ErrNoRowID
 	}
-	if err := t.mergePass(true, where); err != nil {
-		return err
-	}
-	return t.mergePass(false, where)
+	return t.mergePass(deletes, where)
 }
 
 // rowCursor walks the rows of a query whose first column is an integer.
