@@ -211,6 +211,9 @@ func (r *Replica) diffWithReplay(ctx context.Context, reader *conn, s *spool) (e
 	if err := stage.begin(); err != nil {
 		return err
 	}
+	if err := stage.foresee(reader, st.baseMark); err != nil {
+		return err
+	}
 	err = cdc.LoadTxns(reader.SQLiteConn, st.baseMark, func(txn []cdc.Change) error {
 		out, err := stage.replay(ctx, txn)
 		if err == nil && out.Rejected() {

@@ -303,6 +303,9 @@ func (b *rebase) replaySnapshot(ctx context.Context, reader *conn) (txns int, er
 }
 
 func (b *rebase) replayLog(ctx context.Context, from *conn) (txns int, err error) {
+	if err := b.stage.foresee(from, b.upto); err != nil {
+		return 0, err
+	}
 	err = cdc.LoadTxns(from.SQLiteConn, b.upto, func(txn []cdc.Change) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)

@@ -244,8 +244,10 @@ func (c *conn) marks() (map[string]watermark, error) {
 	return marks, err
 }
 
-// replay applies one transaction of the log and writes it into the staged log,
-// or into the rejected ones if it cannot be applied.
+// replay applies one transaction of the log, and writes it into the staged log
+// as it is on the new base: under its new rowids and names, without what has
+// nothing left to change. A transaction that cannot be applied is left to the
+// caller.
 func (s *stage) replay(ctx context.Context, txn []cdc.Change) (cdc.Outcome, error) {
 	out, err := s.replayer.Apply(ctx, txn)
 	if err != nil {
@@ -254,8 +256,34 @@ func (s *stage) replay(ctx context.Context, txn []cdc.Change) (cdc.Outcome, erro
 	if out.Rejected() {
 		return out, nil
 	}
-	// After Apply, which corrects rowids.
-	return out, cdc.Append(s.conn.SQLiteConn, txn)
+	return out, cdc.Append(s.conn.SQLiteConn, renumber(out.Log))
+}
+
+// renumber names the changes that are left of a transaction by the first of
+// them, as everywhere in the log.
+func renumber(txn []cdc.Change) []cdc.Change {
+	if len(txn) == 0 {
+		return nil
+	}
+	first := txn[0].ID
+	for i := range txn {
+		first = min(first, txn[i].ID) // the order is that of the replay
+	}
+	for i := range txn {
+		txn[i].Txn = first
+	}
+	return txn
+}
+
+// foresee tells the replay which schema changes are still to come: another
+// replica may have made them on the remote already.
+func (s *stage) foresee(log *conn, above cdc.ID) error {
+	schema, err := cdc.LoadSchema(log.SQLiteConn, above)
+	if err != nil {
+		return err
+	}
+	s.replayer.Foresee(schema)
+	return nil
 }
 
 // reject writes a transaction into turso_sync_rejected.
