@@ -287,7 +287,9 @@ func replayLiterally(db *database, changes []*cdc.Change) {
 			continue
 		}
 		n := 0
-		for n < len(changes) && changes[n].Schema == nil && changes[n].Txn == changes[0].Txn {
+		seen := make(map[string]bool) // a row may be there twice after a COMMIT that failed
+		for n < len(changes) && changes[n].Schema == nil && changes[n].Txn == changes[0].Txn && !seen[rowKey(db, changes[n])] {
+			seen[rowKey(db, changes[n])] = true
 			n++
 		}
 		for _, c := range changes[:n] {
@@ -304,6 +306,22 @@ func replayLiterally(db *database, changes []*cdc.Change) {
 	}
 }
 
+func rowKey(db *database, c *cdc.Change) string {
+	if !c.Shape.WithoutRowID {
+		return fmt.Sprint(c.Table, c.RowID)
+	}
+	image := c.Before
+	if image == nil {
+		image = c.After
+	}
+	_, values := rowOf(db, c, image)
+	key := c.Table
+	for _, k := range c.Shape.Key {
+		key += fmt.Sprintf(" %q", fmt.Sprint(values[k]))
+	}
+	return key
+}
+
 func rowOf(db *database, c *cdc.Change, image []byte) (columns []string, values []any) {
 	db.Helper()
 	values, err := cdc.DecodeRecord(image)
@@ -316,7 +334,7 @@ func rowOf(db *database, c *cdc.Change, image []byte) (columns []string, values 
 	for _, name := range c.Shape.Columns {
 		columns = append(columns, hooks.Quote(name))
 	}
-	if name := rowidName(c.Shape); name != "" && c.Shape.RowIDAlias < 0 {
+	if name := rowidName(c.Shape); name != "" && c.Shape.RowIDAlias < 0 && !c.Shape.WithoutRowID {
 		columns, values = append(columns, name), append(values, c.RowID)
 	}
 	return columns, values

@@ -59,7 +59,9 @@ type Statement struct {
 	immediate bool   // BEGIN that takes the write lock
 	name      string // of a savepoint; of a pragma
 	alter     string // table that is altered
+	value     bool   // it sets a pragma whose value is logged
 	replace   bool   // its text may replace rows
+	deletes   bool   // it may delete rows
 	targets   []target
 	epoch     uint64 // of the Session when this was found out
 	ready     *ready // what it needs, once that is in place
@@ -175,6 +177,7 @@ func (st *Statement) note(a shim.Action, words []hooks.Word) {
 		raise(Write)
 		if main {
 			st.main = true
+			st.deletes = st.deletes || a.Code == actDelete
 			st.target(a)
 		}
 	case a.Code == actAlterTable:
@@ -218,7 +221,7 @@ func (st *Statement) classifyPragma(readOnly bool) {
 	switch st.name {
 	case "user_version", "application_id":
 		if value != "" && st.main {
-			st.Kind = Schema
+			st.Kind, st.value = Schema, true
 			return
 		}
 		st.Kind = Read
@@ -241,7 +244,7 @@ func (st *Statement) classifyPragma(readOnly bool) {
 			}
 			return
 		}
-		st.Kind = Write
+		st.Kind = Schema // optimize, incremental_vacuum: they may create tables of SQLite's
 	}
 }
 

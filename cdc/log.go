@@ -43,8 +43,11 @@ type Log struct {
 	closed   bool
 	expected uint32
 	foreign  bool
-	nextID   int64  // the next change id; 0: read it
-	epoch    uint64 // counts what may have changed turso_sync_state but a Session's commits
+	nextID   int64 // the next change id; 0: read it
+	// schemaSeq counts what may have changed the schema: while it and the commit
+	// counter are what a Session saw, so is the schema.
+	schemaSeq uint64
+	epoch     uint64 // counts what may have changed turso_sync_state but a Session's commits
 }
 
 // OpenLog opens the log of a live database.
@@ -119,6 +122,7 @@ func (l *Log) Expect(change uint32) {
 	l.expected = change
 	l.nextID = 0
 	l.epoch++
+	l.schemaSeq++
 }
 
 // Expected returns the change counter that live must have if nobody else wrote
@@ -153,22 +157,26 @@ func (l *Log) began(t shim.Txn) uint64 {
 		l.expected = t.Change
 		l.nextID = 0
 		l.epoch++
+		l.schemaSeq++
 	}
 	return l.epoch
 }
 
 // wrote accounts for a Session's commits.
-func (l *Log) wrote(commits int, nextID int64) {
+func (l *Log) wrote(commits int, nextID int64, altered bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.expected += uint32(commits)
 	l.nextID = nextID
+	if altered {
+		l.schemaSeq++
+	}
 }
 
-func (l *Log) next() int64 {
+func (l *Log) look() (nextID int64, expected uint32, schemaSeq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.nextID
+	return l.nextID, l.expected, l.schemaSeq
 }
 
 // gate is a lock that is handed over in the order of asking, and that can be

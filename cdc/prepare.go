@@ -40,8 +40,12 @@ func (s *Session) forget() {
 
 // current tells whether the schema that we know is the one that Begin found.
 func (s *Session) current(t shim.Txn) bool {
-	return s.schema != nil && !t.Stale && !s.dropAll && s.schema.Cookie == t.Cookie &&
-		(!s.triggers.Any() || t.TempCookie == s.tempCookie)
+	if s.schema == nil || t.Stale || s.dropAll || s.schema.Cookie != t.Cookie ||
+		s.triggers.Any() && t.TempCookie != s.tempCookie {
+		return false
+	}
+	s.schemaSeq = s.seenSeq
+	return true
 }
 
 func (s *Session) readSchema(cookie uint32) (*hooks.Schema, error) {
@@ -207,6 +211,9 @@ func (s *Session) define(name string) error {
 		return fmt.Errorf("define table %q: schema is not known", name)
 	}
 	t, err := s.schema.Table(s.conn, name)
+	if errors.Is(err, hooks.ErrNoTable) {
+		return s.c.Define(&shim.TableDef{Name: name})
+	}
 	if err != nil {
 		return err
 	}
@@ -217,7 +224,7 @@ func (s *Session) define(name string) error {
 	id := shape.ID()
 	d := &shim.TableDef{
 		Name: t.Name, Columns: len(t.Stored), SelectNew: t.SelectRow(),
-		Shape: id, ShapeKey: shapeKey + strconv.FormatInt(id, 10), ShapeJSON: shape.JSON(),
+		Bulk: t.LogInserts(id), Shape: id, ShapeKey: shapeKey + strconv.FormatInt(id, 10), ShapeJSON: shape.JSON(),
 	}
 	sources, old, oldMap := s.lineage.Trace(t)
 	if old != nil {
@@ -285,7 +292,7 @@ func (s *Session) beforeSchema(st *Statement) (b schemaBefore, err error) {
 			err = &UnsupportedError{What: fmt.Sprintf("altering the %s table %q", b.table.Kind, b.table.Name),
 				Why: "virtual tables are not synchronised", err: ErrVirtualTable}
 		}
-	case st.name != "":
+	case st.value:
 		b.value, err = s.pragma(st.name)
 	}
 	return b, err
@@ -301,13 +308,14 @@ func (s *Session) pragma(name string) (int64, error) {
 }
 
 func (s *Session) logSchema(st *Statement, before schemaBefore) error {
-	if st.name != "" {
+	if st.value {
 		return s.logPragma(st.name, before.value)
 	}
-	t, err := s.c.Begin(shim.BeginNothing, false, true, 0)
+	t, err := s.c.Begin(shim.Want{How: shim.BeginNothing, Replace: true})
 	if err != nil || t.Cookie == before.schema.Cookie {
 		return err
 	}
+	s.altered = true
 	after, err := s.readSchema(t.Cookie)
 	if err != nil {
 		return err

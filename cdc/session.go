@@ -30,6 +30,8 @@ type Session struct {
 	epoch      uint64
 
 	schema     *hooks.Schema // nil: read it under the write lock
+	schemaSeq  uint64        // Log.schemaSeq that schema was seen with
+	seenSeq    uint64        // and that of the last look
 	triggers   *hooks.Triggers
 	tempCookie uint32 // schema version of temp with our triggers
 	dropAll    bool   // triggers may be left from before a rollback
@@ -41,6 +43,7 @@ type Session struct {
 	unsure     bool     // a ROLLBACK TO may have changed the schema since
 	savepoints []string // names, outermost first
 	outermost  bool     // the transaction was opened by savepoints[0]
+	altered    bool     // it changed the schema
 	wake       bool     // changes were committed that nobody was told of
 	lineage    hooks.Lineage
 }
@@ -156,7 +159,7 @@ func (s *Session) write(ctx context.Context, st *Statement, exec func() error) e
 	if !st.main && st.epoch == s.epoch {
 		return s.pass(st, exec)
 	}
-	if s.db.InTx() {
+	if s.locked || s.db.InTx() {
 		return s.writeInside(ctx, st, exec)
 	}
 	if err := s.acquire(ctx); err != nil {
@@ -204,7 +207,7 @@ func (s *Session) lockAlone(st *Statement) (*Statement, error) {
 				return nil, err
 			}
 		}
-		t, err := s.c.Begin(shim.BeginImmediate, s.triggers.Any(), st.replaces(), s.log.next())
+		t, err := s.c.Begin(s.want(shim.BeginImmediate, st))
 		if err = s.began(t, err); err != nil {
 			return nil, err
 		}
@@ -227,9 +230,28 @@ func (s *Session) lockAlone(st *Statement) (*Statement, error) {
 	return nil, sqlite3.Error{Code: sqlite3.ErrBusy, ExtendedCode: sqlite3.ErrNoExtended(sqlite3.ErrBusy)}
 }
 
+// want is what Begin is to do for a statement; nil: whatever follows.
+func (s *Session) want(how shim.BeginHow, st *Statement) shim.Want {
+	w := shim.Want{How: how, Temp: s.triggers.Any(), Replace: true, Probe: true}
+	if st != nil {
+		w.Replace, w.Probe = st.replaces(), st.deletes
+	}
+	var seq uint64
+	w.NextID, w.Change, seq = s.log.look()
+	if s.schema != nil {
+		w.Known, w.Cookie = s.schemaSeq == seq, s.schema.Cookie
+	}
+	s.seenSeq = seq
+	return w
+}
+
 // finishAlone logs and commits.
 func (s *Session) finishAlone() error {
-	_, err := s.finish(true)
+	t, err := s.finish(true)
+	if err == nil {
+		s.settle(t)
+		return nil
+	}
 	var e sqlite3.Error
 	if errors.As(err, &e) && e.Code == sqlite3.ErrConstraint && s.db.InTx() {
 		// A deferred foreign key: once more, for SQLite's own words.
@@ -243,7 +265,10 @@ func (s *Session) finishAlone() error {
 
 // writeInside runs a statement inside the open transaction.
 func (s *Session) writeInside(ctx context.Context, st *Statement, exec func() error) error {
-	if err := s.lockInside(ctx); err != nil {
+	if err := s.lockInside(ctx, st); err != nil {
+		if errors.Is(err, shim.ErrOutside) {
+			return s.write(ctx, st, exec)
+		}
 		return err
 	}
 	st, err := s.fresh(st)
@@ -265,15 +290,26 @@ func (s *Session) writeInside(ctx context.Context, st *Statement, exec func() er
 		return err
 	}
 	if err := s.c.StatementStarts(st.replaces()); err != nil {
-		return uncaptured(err)
+		return s.notStarted(err)
 	}
 	err = exec()
 	s.settle(s.c.StatementEnds())
 	return err
 }
 
+// notStarted handles an error of StatementStarts.
+func (s *Session) notStarted(err error) error {
+	if errors.Is(err, shim.ErrOutside) {
+		// Somebody ended the transaction on the raw connection: our commit hook has
+		// refused that if it had changed anything.
+		s.settle(s.c.StatementEnds())
+		return fmt.Errorf("%w: the transaction was ended behind the session's back", ErrUncaptured)
+	}
+	return uncaptured(err)
+}
+
 // lockInside makes the open transaction one that writes, with the schema known.
-func (s *Session) lockInside(ctx context.Context) error {
+func (s *Session) lockInside(ctx context.Context, st *Statement) error {
 	if s.locked && !s.unsure {
 		return nil
 	}
@@ -284,7 +320,7 @@ func (s *Session) lockInside(ctx context.Context) error {
 			return err
 		}
 	}
-	t, err := s.c.Begin(how, s.triggers.Any(), true, s.log.next())
+	t, err := s.c.Begin(s.want(how, st))
 	if how == shim.BeginUpgrade {
 		err = s.began(t, err)
 	}
@@ -320,7 +356,7 @@ func (s *Session) pass(st *Statement, exec func() error) error {
 	inside := s.db.InTx()
 	if s.locked {
 		if err := s.c.StatementStarts(true); err != nil {
-			return uncaptured(err)
+			return s.notStarted(err)
 		}
 	}
 	err := exec()
@@ -396,7 +432,7 @@ func (s *Session) begin(ctx context.Context, st *Statement, exec func() error) e
 // the outermost savepoint.
 func (s *Session) commit(exec func() error) error {
 	if s.locked && s.unsure {
-		if err := s.lockInside(context.Background()); err != nil {
+		if err := s.lockInside(context.Background(), nil); err != nil {
 			return err
 		}
 	}
@@ -435,7 +471,7 @@ func (s *Session) finish(commit bool) (shim.Txn, error) {
 		case errors.As(err, &undefined):
 			err = s.define(undefined.Table)
 		case errors.Is(err, shim.ErrStale):
-			if t, err = s.c.Begin(shim.BeginNothing, false, true, 0); err == nil {
+			if t, err = s.c.Begin(shim.Want{How: shim.BeginNothing, Replace: true}); err == nil {
 				t.Stale = true
 				err = s.refresh(t)
 			}
@@ -465,7 +501,11 @@ func (s *Session) note(t shim.Txn) {
 		s.dropAll = true
 	}
 	if t.WALCommits > 0 {
-		s.log.wrote(t.WALCommits, t.NextID)
+		s.log.wrote(t.WALCommits, t.NextID, s.altered)
+		if s.altered {
+			s.altered = false
+			s.schemaSeq++ // if it was the newest, it still is
+		}
 	}
 	s.wake = s.wake || t.Committed
 }
@@ -489,13 +529,19 @@ func (s *Session) settle(t shim.Txn) {
 	}
 	s.locked, s.unsure = false, false
 	if !t.InTx {
-		s.savepoints, s.outermost = nil, false
-		s.lineage.Reset()
+		s.savepoints, s.outermost, s.altered = nil, false, false
+		if len(s.lineage.Steps) > 0 {
+			s.lineage.Reset()
+			s.c.ForgetTables() // their definitions reach back into the transaction
+		}
 	}
 }
 
 // over ends a transaction of our own.
 func (s *Session) over() {
+	if !s.gated {
+		return
+	}
 	t := s.c.State()
 	if t.InTx {
 		s.note(t)

@@ -2,11 +2,16 @@ package hooks
 
 import (
 	"database/sql/driver"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/mattn/go-sqlite3"
 )
+
+// ErrNoTable tells that a table does not exist.
+var ErrNoTable = errors.New("no such table")
 
 // Column is a column of a table.
 type Column struct {
@@ -75,7 +80,7 @@ func readTable(conn *sqlite3.SQLiteConn, name string) (*Table, error) {
 		return nil, err
 	}
 	if t.Kind == "" {
-		return nil, fmt.Errorf("no such table")
+		return nil, ErrNoTable
 	}
 	if err := t.readColumns(conn); err != nil {
 		return nil, err
@@ -186,8 +191,12 @@ func (t *Table) findRowID() {
 	}
 }
 
-// AliasIs tells whether a column is the rowid, under one of its names.
+// AliasIs tells whether a column that the authorizer reports may be the rowid. It
+// says ROWID for the rowid under each of its names.
 func (t *Table) AliasIs(column string) bool {
+	if column == "ROWID" {
+		return true
+	}
 	if t.Alias >= 0 && strings.EqualFold(t.All[t.Stored[t.Alias]].Name, column) {
 		return true
 	}
@@ -248,4 +257,24 @@ func (t *Table) SelectRow() string {
 // SelectIdentities returns the statement that reads the identities of all rows.
 func (t *Table) SelectIdentities() string {
 	return "SELECT " + strings.Join(t.identity(""), ", ") + " FROM main." + Quote(t.Name)
+}
+
+// bulkMax bounds the columns of tables that LogInserts is for: SQLite limits the
+// arguments of a function.
+const bulkMax = 100
+
+// LogInserts returns the statement that logs the rows inserted with rowids from
+// ?3 to ?4, at time ?1 in transaction ?2 with a shape; "" if the table has none.
+func (t *Table) LogInserts(shape int64) string {
+	if t.WithoutRowID || len(t.Stored) > bulkMax {
+		return ""
+	}
+	columns := t.Names()
+	for i := range columns {
+		columns[i] = Quote(columns[i])
+	}
+	id := t.identity("")[0]
+	return `INSERT INTO main.turso_cdc(change_id, change_time, change_txn_id, change_type, table_name, id, "after", shape) ` +
+		"SELECT ts_log_id(" + id + "), ?1, ?2, 1, " + QuoteText(t.Name) + ", " + id + ", ts_record(" + strings.Join(columns, ", ") + "), " +
+		strconv.FormatInt(shape, 10) + " FROM main." + Quote(t.Name) + " WHERE " + id + " BETWEEN ?3 AND ?4 ORDER BY " + id
 }

@@ -79,9 +79,10 @@ typedef struct table {
   int *keycoll; /* 0 BINARY, 1 NOCASE, 2 RTRIM */
   /* definition, for flush */
   int defined;
+  int absent; /* there is no such table now */
   int columns;
-  char *sql_new, *sql_old, *shape_key, *shape_json;
-  sqlite3_stmt *get_new, *get_old;
+  char *sql_new, *sql_old, *sql_bulk, *shape_key, *shape_json;
+  sqlite3_stmt *get_new, *get_old, *bulk;
   int *old_map;
   sqlite3_int64 shape;
   uint32_t shape_known; /* == capture.shapes: the shape is in turso_sync_state */
@@ -139,7 +140,14 @@ struct ts_capture {
   sqlite3_int64 start_total; /* sqlite3_total_changes when the running statement started */
   sqlite3_int64 own_changes; /* part of sqlite3_total_changes that is ours */
 
-  sqlite3_stmt *commit, *rollback, *cookie, *temp_cookie, *insert, *shape, *last_id, *max_id, *logged_row;
+  uint32_t bulk_first; /* entry of the first row of the bulk statement that runs */
+  sqlite3_int64 bulk_rowid;
+  /* what is bound in insert */
+  const char *bound_table;
+  int bound_type;
+  sqlite3_int64 bound_shape;
+
+  sqlite3_stmt *begin[2], *commit, *rollback, *cookie, *temp_cookie, *insert, *shape, *last_id, *max_id, *logged_row;
   sqlite3_stmt *old_begin, *old_commit;
 };
 
@@ -390,18 +398,7 @@ static int row_image(sqlite3_stmt *st, int n, buf *b) {
     if (f == NULL) return SQLITE_NOMEM;
   }
   for (i = 0; i < n && rc == SQLITE_OK; i++) {
-    int type = sqlite3_column_type(st, i);
-    f[i].p = NULL;
-    f[i].bits = 0;
-    if (type == SQLITE_INTEGER) {
-      sqlite3_int64 v = sqlite3_column_int64(st, i);
-      f[i].type = (sqlite3_uint64)int_type(v);
-      f[i].bits = (sqlite3_uint64)v;
-    } else if (type == SQLITE_NULL) {
-      f[i].type = 0;
-    } else {
-      rc = field_of(sqlite3_column_value(st, i), &f[i]);
-    }
+    rc = field_of(sqlite3_column_value(st, i), &f[i]);
   }
   if (rc == SQLITE_OK) rc = record_put(b, f, n);
   if (f != few) free(f);
@@ -506,21 +503,23 @@ static void table_undefine(table *t) {
   int i;
   sqlite3_finalize(t->get_new);
   sqlite3_finalize(t->get_old);
+  sqlite3_finalize(t->bulk);
   free(t->sql_new);
   free(t->sql_old);
+  free(t->sql_bulk);
   free(t->shape_key);
   free(t->shape_json);
   free(t->old_map);
   for (i = 0; i < t->source_count; i++) free(t->sources[i].map);
   free(t->sources);
-  t->get_new = t->get_old = NULL;
-  t->sql_new = t->sql_old = t->shape_key = t->shape_json = NULL;
+  t->get_new = t->get_old = t->bulk = NULL;
+  t->sql_new = t->sql_old = t->sql_bulk = t->shape_key = t->shape_json = NULL;
   t->old_map = NULL;
   t->sources = NULL;
   t->source_count = 0;
   t->defaults.n = 0;
   t->shape_known = 0;
-  t->defined = 0;
+  t->defined = t->absent = 0;
 }
 
 static void table_unkey(table *t) {
@@ -991,6 +990,8 @@ static hidden hide(ts_capture *c) {
     c->changes = sqlite3_changes64(c->db);
     c->changes_valid = 1;
   }
+  /* Every call below takes this mutex; to hold it already makes that cheap. */
+  sqlite3_mutex_enter(sqlite3_db_mutex(c->db));
   h.total = sqlite3_total_changes64(c->db);
   h.rowid = sqlite3_last_insert_rowid(c->db);
   c->internal++;
@@ -1001,9 +1002,13 @@ static void unhide(ts_capture *c, hidden h) {
   c->internal--;
   c->own_changes += sqlite3_total_changes64(c->db) - h.total;
   sqlite3_set_last_insert_rowid(c->db, h.rowid);
+  sqlite3_mutex_leave(sqlite3_db_mutex(c->db));
 }
 
 /* ---- open and close ---- */
+
+static void log_id_func(sqlite3_context *ctx, int argc, sqlite3_value **argv);
+static void record_func(sqlite3_context *ctx, int argc, sqlite3_value **argv);
 
 static int set_hooks(ts_capture *c) {
   int displaced = 0;
@@ -1056,6 +1061,8 @@ int ts_capture_open(sqlite3 *db, sqlite3 *old, ts_capture **out) {
   rc = sqlite3_create_function_v2(db, "changes", 0, flags, c, changes_func, NULL, NULL, NULL);
   if (rc == SQLITE_OK) rc = sqlite3_create_function_v2(db, "total_changes", 0, flags, c, total_changes_func, NULL, NULL, NULL);
   if (rc == SQLITE_OK) rc = sqlite3_create_function_v2(db, "ts_touch", -1, flags, c, touch_func, NULL, NULL, NULL);
+  if (rc == SQLITE_OK) rc = sqlite3_create_function_v2(db, "ts_log_id", 1, SQLITE_UTF8, c, log_id_func, NULL, NULL, NULL);
+  if (rc == SQLITE_OK) rc = sqlite3_create_function_v2(db, "ts_record", -1, SQLITE_UTF8, c, record_func, NULL, NULL, NULL);
   if (rc != SQLITE_OK) {
     free(c);
     return rc;
@@ -1069,7 +1076,7 @@ int ts_capture_open(sqlite3 *db, sqlite3 *old, ts_capture **out) {
 /* ts_capture_close takes the hooks off and frees everything. */
 void ts_capture_close(ts_capture *c) {
   uint32_t i;
-  sqlite3_stmt **st[] = {&c->commit, &c->rollback, &c->cookie, &c->temp_cookie, &c->insert, &c->shape,
+  sqlite3_stmt **st[] = {&c->begin[0], &c->begin[1], &c->commit, &c->rollback, &c->cookie, &c->temp_cookie, &c->insert, &c->shape,
                          &c->last_id, &c->max_id, &c->logged_row, &c->old_begin, &c->old_commit};
   for (i = 0; i < sizeof(st) / sizeof(st[0]); i++) sqlite3_finalize(*st[i]);
   for (i = 0; i < c->ntables; i++) {
@@ -1090,6 +1097,8 @@ void ts_capture_close(ts_capture *c) {
   sqlite3_create_function_v2(c->db, "changes", 0, SQLITE_UTF8, NULL, NULL, NULL, NULL, NULL);
   sqlite3_create_function_v2(c->db, "total_changes", 0, SQLITE_UTF8, NULL, NULL, NULL, NULL, NULL);
   sqlite3_create_function_v2(c->db, "ts_touch", -1, SQLITE_UTF8, NULL, NULL, NULL, NULL, NULL);
+  sqlite3_create_function_v2(c->db, "ts_log_id", 1, SQLITE_UTF8, NULL, NULL, NULL, NULL, NULL);
+  sqlite3_create_function_v2(c->db, "ts_record", -1, SQLITE_UTF8, NULL, NULL, NULL, NULL, NULL);
   free(c->tables);
   free(c->names);
   free(c->entries);
@@ -1124,6 +1133,10 @@ int ts_define(ts_capture *c, const ts_table *d) {
   table *t;
   if (ti < 0) return SQLITE_NOMEM;
   table_undefine(&c->tables[ti]);
+  if (d->sql_new == NULL) {
+    c->tables[ti].defined = c->tables[ti].absent = 1;
+    return SQLITE_OK;
+  }
   if (d->source_count > 0) {
     source *s = calloc((size_t)d->source_count, sizeof(source));
     if (s == NULL) return SQLITE_NOMEM;
@@ -1141,6 +1154,7 @@ int ts_define(ts_capture *c, const ts_table *d) {
   t->columns = d->columns;
   t->sql_new = copy_text(d->sql_new);
   t->sql_old = copy_text(d->sql_old);
+  t->sql_bulk = copy_text(d->sql_bulk);
   t->shape_key = copy_text(d->shape_key);
   t->shape_json = copy_text(d->shape_json);
   t->old_map = copy_ints(d->old_map, d->columns);
@@ -1382,26 +1396,58 @@ static int log_change(ts_capture *c, table *t, uint32_t ei, int had, int has, sq
   if (rc != SQLITE_OK) return rc;
   st = c->insert;
   sqlite3_bind_int64(st, 1, c->next_id);
-  sqlite3_bind_int64(st, 2, now);
-  sqlite3_bind_int64(st, 3, c->txn_id);
-  sqlite3_bind_int(st, 4, had ? (has ? 0 : -1) : 1);
-  sqlite3_bind_text(st, 5, t->name, -1, SQLITE_STATIC);
   sqlite3_bind_int64(st, 6, e->rowid);
-  if (had) {
-    sqlite3_bind_blob(st, 7, c->before.p, c->before.n, SQLITE_STATIC);
-  } else {
+  /* Bindings last. Most rows are of the same kind as the one before. */
+  if (c->bound_table != t->name || c->bound_type != had + 2 * has || c->bound_shape != t->shape) {
+    sqlite3_bind_int64(st, 2, now);
+    sqlite3_bind_int64(st, 3, c->txn_id);
+    sqlite3_bind_int(st, 4, had ? (has ? 0 : -1) : 1);
+    sqlite3_bind_text(st, 5, t->name, -1, SQLITE_STATIC);
     sqlite3_bind_null(st, 7);
-  }
-  if (has) {
-    sqlite3_bind_blob(st, 8, c->after.p, c->after.n, SQLITE_STATIC);
-  } else {
     sqlite3_bind_null(st, 8);
+    sqlite3_bind_int64(st, 9, t->shape);
+    c->bound_table = t->name;
+    c->bound_type = had + 2 * has;
+    c->bound_shape = t->shape;
   }
-  sqlite3_bind_int64(st, 9, t->shape);
+  if (had) sqlite3_bind_blob(st, 7, c->before.p, c->before.n, SQLITE_STATIC);
+  if (has) sqlite3_bind_blob(st, 8, c->after.p, c->after.n, SQLITE_STATIC);
   sqlite3_step(st);
   rc = sqlite3_reset(st);
   if (rc != SQLITE_OK) return rc;
   return push_logged(c, ei, c->next_id++);
+}
+
+/*
+** ts_log_id(rowid) and ts_record(column…) are the parts of a bulk statement: the
+** change id of an inserted row, which is noted with its entry, and its image.
+*/
+static void log_id_func(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
+  ts_capture *c = sqlite3_user_data(ctx);
+  uint32_t ei = c->bulk_first + (uint32_t)(sqlite3_value_int64(argv[0]) - c->bulk_rowid);
+  (void)argc;
+  if (!c->internal || ei >= c->nentries || push_logged(c, ei, c->next_id) != SQLITE_OK) {
+    sqlite3_result_error(ctx, "ts_log_id is internal to tursosync", -1);
+    return;
+  }
+  sqlite3_result_int64(ctx, c->next_id++);
+}
+
+static void record_func(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
+  ts_capture *c = sqlite3_user_data(ctx);
+  field few[FIELDS_MAX], *f = few;
+  int i, rc = SQLITE_OK;
+  if (argc > FIELDS_MAX) f = malloc((size_t)argc * sizeof(field));
+  if (f == NULL) rc = SQLITE_NOMEM;
+  c->scratch.n = 0;
+  for (i = 0; i < argc && rc == SQLITE_OK; i++) rc = field_of(argv[i], &f[i]);
+  if (rc == SQLITE_OK) rc = record_put(&c->scratch, f, argc);
+  if (f != few) free(f);
+  if (rc != SQLITE_OK) {
+    sqlite3_result_error_code(ctx, rc);
+  } else {
+    sqlite3_result_blob(ctx, c->scratch.p, c->scratch.n, SQLITE_TRANSIENT);
+  }
 }
 
 static void clean(ts_capture *c, uint32_t ei) {
@@ -1414,16 +1460,52 @@ static void clean(ts_capture *c, uint32_t ei) {
 static int flush_entry(ts_capture *c, uint32_t ei, int gone, sqlite3_int64 now) {
   table *t = &c->tables[c->entries[ei].table];
   int had = 0, has = 0, rc;
+  if (t->absent) return SQLITE_OK; /* it was touched, and ROLLBACK TO undid its creation */
   rc = lookup_new(c, t, &c->entries[ei], &has);
   if (rc != SQLITE_OK || (gone && has)) return rc;
   rc = base_image(c, t, &c->entries[ei], &had);
   if (rc != SQLITE_OK) return rc;
-  if (had != has || (had && (c->before.n != c->after.n || memcmp(c->before.p, c->after.p, (size_t)c->before.n) != 0))) {
-    rc = log_change(c, t, ei, had, has, now);
-    if (rc != SQLITE_OK) return rc;
+  /* What is not logged stays open: a ROLLBACK TO may bring the difference back,
+  ** and there will be no missing log row to tell. */
+  if (had == has && (!had || (c->before.n == c->after.n && memcmp(c->before.p, c->after.p, (size_t)c->before.n) == 0))) {
+    return SQLITE_OK;
   }
-  clean(c, ei);
-  return SQLITE_OK;
+  rc = log_change(c, t, ei, had, has, now);
+  if (rc == SQLITE_OK) clean(c, ei);
+  return rc;
+}
+
+/* bulk_end returns the entry behind the run of plain inserts that starts at ei; ei: there is none. */
+static uint32_t bulk_end(ts_capture *c, uint32_t ei) {
+  const entry *e = &c->entries[ei];
+  uint32_t i = ei;
+  if (c->ddl || c->tables[e->table].absent || e->key >= 0 || c->tables[e->table].sql_bulk == NULL) return ei;
+  for (; i < c->nentries; i++) {
+    const entry *n = &c->entries[i];
+    if ((n->flags & (E_DIRTY | E_GONE | E_INSERTED)) != (E_DIRTY | E_INSERTED) || n->last >= 0) break;
+    if (n->table != e->table || n->rowid < e->rowid || n->rowid - e->rowid != (sqlite3_int64)(i - ei)) break;
+  }
+  return i;
+}
+
+/* flush_bulk logs the inserts from entry ei to before end: one statement for all. */
+static int flush_bulk(ts_capture *c, uint32_t ei, uint32_t end, sqlite3_int64 now) {
+  table *t = &c->tables[c->entries[ei].table];
+  int logged = c->nlogged;
+  int rc = put_shape(c, t);
+  if (rc == SQLITE_OK) rc = get(c->db, &t->bulk, t->sql_bulk);
+  if (rc == SQLITE_OK) rc = get_insert(c);
+  if (rc != SQLITE_OK) return rc;
+  c->bulk_first = ei;
+  c->bulk_rowid = c->entries[ei].rowid;
+  sqlite3_bind_int64(t->bulk, 1, now);
+  sqlite3_bind_int64(t->bulk, 2, c->txn_id);
+  sqlite3_bind_int64(t->bulk, 3, c->entries[ei].rowid);
+  sqlite3_bind_int64(t->bulk, 4, c->entries[end - 1].rowid);
+  sqlite3_step(t->bulk);
+  rc = sqlite3_reset(t->bulk);
+  for (; logged < c->nlogged && rc == SQLITE_OK; logged++) clean(c, c->logged[logged].entry);
+  return rc;
 }
 
 /*
@@ -1457,8 +1539,8 @@ static int rolled_back(ts_capture *c) {
 }
 
 static int flush(ts_capture *c, ts_txn *out) {
-  sqlite3_int64 now = (sqlite3_int64)time(NULL), first;
-  uint32_t i, n;
+  sqlite3_int64 now, first;
+  uint32_t i, n, end;
   int rc, reading = 0, need_old = 0, any_gone = 0;
   if (c->poisoned) return TS_POISONED;
   rc = rolled_back(c);
@@ -1470,13 +1552,16 @@ static int flush(ts_capture *c, ts_txn *out) {
       return TS_UNDEFINED;
     }
   }
+  now = (sqlite3_int64)time(NULL);
+  c->bound_table = NULL;
   first = c->next_id;
   n = c->nentries;
   if (c->ndirty == 1) {
     for (i = n; i-- > 0;) {
       if (c->entries[i].flags & E_DIRTY) break;
     }
-    rc = flush_entry(c, i, 0, now);
+    end = bulk_end(c, i);
+    rc = end > i ? flush_bulk(c, i, end, now) : flush_entry(c, i, 0, now);
   } else {
     for (i = 0; i < n && !(need_old && any_gone); i++) {
       uint32_t f = c->entries[i].flags;
@@ -1486,6 +1571,7 @@ static int flush(ts_capture *c, ts_txn *out) {
     }
     if (need_old) {
       /* one snapshot, and no locking for each row */
+      sqlite3_mutex_enter(sqlite3_db_mutex(c->old));
       rc = run(c->old, &c->old_begin, "BEGIN");
       reading = rc == SQLITE_OK;
     }
@@ -1493,12 +1579,15 @@ static int flush(ts_capture *c, ts_txn *out) {
       if ((c->entries[i].flags & (E_DIRTY | E_GONE)) == (E_DIRTY | E_GONE)) rc = flush_entry(c, i, 1, now);
     }
     for (i = 0; i < n && rc == SQLITE_OK; i++) {
-      if (c->entries[i].flags & E_DIRTY) rc = flush_entry(c, i, 0, now);
+      if (!(c->entries[i].flags & E_DIRTY)) continue;
+      end = bulk_end(c, i);
+      rc = end > i ? flush_bulk(c, i, end, now) : flush_entry(c, i, 0, now);
     }
     if (reading) {
       int rc2 = run(c->old, &c->old_commit, "COMMIT");
       if (rc == SQLITE_OK) rc = rc2;
     }
+    if (need_old) sqlite3_mutex_leave(sqlite3_db_mutex(c->old));
   }
   if (rc != SQLITE_OK) c->poisoned = 1;
   out->logged = c->next_id - first;
@@ -1509,6 +1598,7 @@ static int flush(ts_capture *c, ts_txn *out) {
 int ts_log_schema(ts_capture *c, int type, const void *record, int n, sqlite3_int64 *id) {
   hidden h = hide(c);
   int rc = c->poisoned ? TS_POISONED : get_insert(c);
+  c->bound_table = NULL;
   if (rc == SQLITE_OK) {
     sqlite3_stmt *st = c->insert;
     sqlite3_bind_int64(st, 1, c->next_id);
@@ -1561,6 +1651,7 @@ void ts_capture_state(ts_capture *c, ts_txn *out) {
 ** changed since Go last looked: by the raw connection.
 */
 int ts_stmt_starts(ts_capture *c, int replace) {
+  if (sqlite3_get_autocommit(c->db)) return TS_NOTX;
   if (sqlite3_total_changes64(c->db) != c->seen_total) {
     if (sqlite3_txn_state(c->db, "main") == SQLITE_TXN_WRITE) c->poisoned = 1;
     return TS_UNCAPTURED;
@@ -1593,63 +1684,81 @@ static int schema_cookies(ts_capture *c, int want_temp, ts_txn *out) {
   return rc;
 }
 
-/*
-** ts_begin takes the write lock (how: TS_BEGIN_…), and under it looks whether the
-** hooks are still ours and reports the schema version and the commit counter.
-** next_id is the next change id; 0: read it.
-*/
-int ts_begin(ts_capture *c, int how, int want_temp, int replace, sqlite3_int64 next_id, ts_txn *out) {
+/* take_lock runs the cached statement that takes the write lock. */
+static int take_lock(ts_capture *c, const ts_want *want, ts_txn *out) {
   static const char *const text[] = {"BEGIN IMMEDIATE", "DELETE FROM main.turso_sync_state WHERE key IS NULL"};
-  sqlite3_stmt *st = NULL;
+  sqlite3_stmt **st = &c->begin[want->how];
+  int rc;
+  if (want->probe) {
+    sqlite3_finalize(*st);
+    *st = NULL;
+  }
+  c->probed = 0;
+  rc = get(c->db, st, text[want->how]);
+  if (rc != SQLITE_OK) return rc;
+  if (want->probe && !c->probed) {
+    out->displaced |= TS_HOOK_AUTHORIZER;
+    return SQLITE_OK;
+  }
+  c->probed = 0;
+  sqlite3_stmt_status(*st, SQLITE_STMTSTATUS_REPREPARE, 1);
+  sqlite3_step(*st);
+  rc = sqlite3_reset(*st);
+  /* A new authorizer makes every statement be prepared again: was it ours? */
+  if (!c->probed && sqlite3_stmt_status(*st, SQLITE_STMTSTATUS_REPREPARE, 1) > 0) out->displaced |= TS_HOOK_AUTHORIZER;
+  return rc;
+}
+
+/* look_around reads, under the write lock, what others may have changed. */
+static int look_around(ts_capture *c, const ts_want *want, ts_txn *out) {
+  ts_walstate w;
+  sqlite3_int64 next = want->next_id;
+  int rc = SQLITE_OK;
+  out->wal_rc = want->how == TS_BEGIN_NOTHING ? SQLITE_ERROR : ts_wal_state(c->db, &w);
+  if (out->wal_rc == SQLITE_OK) out->change = w.iChange;
+  out->cookie = want->cookie;
+  if (!want->known || want->temp || out->wal_rc != SQLITE_OK || out->change != want->change) {
+    rc = schema_cookies(c, want->temp, out);
+    next = want->how == TS_BEGIN_NOTHING || out->change == want->change ? next : 0;
+  }
+  if (rc != SQLITE_OK || want->how == TS_BEGIN_NOTHING) return rc;
+  if (next == 0) {
+    rc = number(c->db, &c->last_id,
+                "SELECT max(coalesce((SELECT max(change_id) FROM main.turso_cdc), 0), "
+                "coalesce((SELECT CAST(value AS INTEGER) FROM main.turso_sync_state WHERE key = 'last_id'), 0)) + 1",
+                &next);
+  }
+  c->next_id = next;
+  return rc;
+}
+
+/*
+** ts_begin takes the write lock and looks whether the hooks are still ours, what
+** the schema version is, and how many commits there were. TS_INSIDE: BEGIN
+** IMMEDIATE was asked for inside a transaction.
+*/
+int ts_begin(ts_capture *c, const ts_want *want, ts_txn *out) {
   hidden h;
   int rc = SQLITE_OK;
   memset(out, 0, sizeof(*out));
-  out->displaced = set_hooks(c);
+  if (want->how == TS_BEGIN_IMMEDIATE && !sqlite3_get_autocommit(c->db)) return TS_INSIDE;
   h = hide(c);
+  out->displaced = set_hooks(c);
   c->refused = 0;
-  c->replace = replace;
-  if (how == TS_BEGIN_UPGRADE && sqlite3_total_changes64(c->db) != c->seen_total &&
+  c->replace = want->replace;
+  if (want->how == TS_BEGIN_UPGRADE && h.total != c->seen_total &&
       sqlite3_txn_state(c->db, "main") == SQLITE_TXN_WRITE) {
     c->poisoned = 1;
     rc = TS_UNCAPTURED;
-  }
-  if (how != TS_BEGIN_NOTHING && rc == SQLITE_OK) {
-    /* Prepared anew each time, to see that the authorizer is still ours. */
-    c->probed = 0;
-    rc = sqlite3_prepare_v2(c->db, text[how], -1, &st, NULL);
-    if (!c->probed) {
-      out->displaced |= TS_HOOK_AUTHORIZER;
-      sqlite3_finalize(st);
-      st = NULL;
-      sqlite3_set_authorizer(c->db, on_authorize, c);
-      rc = SQLITE_OK;
-    }
-    if (rc == SQLITE_OK && out->displaced == 0) {
-      if (how == TS_BEGIN_IMMEDIATE) ts_capture_reset(c);
-      rc = sqlite3_step(st);
-      if (rc == SQLITE_DONE) rc = SQLITE_OK;
-    }
-    sqlite3_finalize(st);
-  }
-  if (how == TS_BEGIN_NOTHING) {
+  } else if (want->how == TS_BEGIN_NOTHING) {
     rc = rolled_back(c);
     if (rc == TS_STALE) rc = SQLITE_OK; /* out->stale says it */
+  } else if (out->displaced == 0) {
+    if (want->how == TS_BEGIN_IMMEDIATE && (c->nentries || c->txn_id)) ts_capture_reset(c);
+    rc = take_lock(c, want, out);
   }
-  if (rc == SQLITE_OK && out->displaced == 0) {
-    rc = schema_cookies(c, want_temp, out);
-    if (rc == SQLITE_OK && how != TS_BEGIN_NOTHING) {
-      ts_walstate w;
-      out->wal_rc = ts_wal_state(c->db, &w);
-      if (out->wal_rc == SQLITE_OK) out->change = w.iChange;
-      if (next_id == 0) {
-        rc = number(c->db, &c->last_id,
-                    "SELECT max(coalesce((SELECT max(change_id) FROM main.turso_cdc), 0), "
-                    "coalesce((SELECT CAST(value AS INTEGER) FROM main.turso_sync_state WHERE key = 'last_id'), 0)) + 1",
-                    &next_id);
-      }
-      c->next_id = next_id;
-    }
-  }
+  if (out->displaced & TS_HOOK_AUTHORIZER) sqlite3_set_authorizer(c->db, on_authorize, c);
+  if (rc == SQLITE_OK && out->displaced == 0) rc = look_around(c, want, out);
   /* What was written before on this connection may not have been seen. */
   if (out->displaced && !sqlite3_get_autocommit(c->db)) c->poisoned = 1;
   unhide(c, h);

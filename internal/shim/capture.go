@@ -20,6 +20,8 @@ var (
 	ErrPoisoned   = errors.New("an earlier attempt to log this transaction broke off")
 	ErrStale      = errors.New("the schema has to be read again")
 	ErrUncaptured = errors.New("rows were changed outside of the session")
+	ErrInside     = errors.New("a transaction is open")
+	ErrOutside    = errors.New("no transaction is open")
 )
 
 // UndefinedError asks for the definition of a touched table.
@@ -116,8 +118,9 @@ type Class struct {
 // Capture collects which rows a connection touches, and logs their net effect;
 // see capture.c. It is used by one goroutine at a time, like its connection.
 type Capture struct {
-	c   *C.ts_capture
-	out C.ts_txn
+	c    *C.ts_capture
+	want C.ts_want
+	out  C.ts_txn
 }
 
 // HasPreUpdate tells whether SQLite was built with the pre-update hook, so that
@@ -174,6 +177,10 @@ func (c *Capture) check(rc C.int) error {
 		return ErrStale
 	case C.TS_UNCAPTURED:
 		return ErrUncaptured
+	case C.TS_INSIDE:
+		return ErrInside
+	case C.TS_NOTX:
+		return ErrOutside
 	}
 	return check(rc)
 }
@@ -212,11 +219,26 @@ func actions(b []byte) []Action {
 // Check puts our hooks back and returns those that were displaced.
 func (c *Capture) Check() Hooks { return Hooks(C.ts_capture_check(c.c, 1)) }
 
+// Want is what Begin is to do.
+type Want struct {
+	How     BeginHow
+	Temp    bool  // ask for TempCookie
+	Replace bool  // the statement that follows may replace rows
+	Probe   bool  // make sure of the authorizer: the statement deletes
+	NextID  int64 // the next change id; 0: find it in the log
+	// Cookie is right if Known and Change is the commit counter still.
+	Known          bool
+	Change, Cookie uint32
+}
+
 // Begin takes the write lock and looks at hooks, schema versions and the commit
-// counter under it. wantTemp asks for TempCookie. replace: the statement that
-// follows may replace rows. nextID 0: find it in the log.
-func (c *Capture) Begin(how BeginHow, wantTemp, replace bool, nextID int64) (Txn, error) {
-	err := c.check(C.ts_begin(c.c, C.int(how), cbool(wantTemp), cbool(replace), C.sqlite3_int64(nextID), &c.out))
+// counter under it. ErrInside: BeginImmediate inside a transaction.
+func (c *Capture) Begin(w Want) (Txn, error) {
+	c.want = C.ts_want{
+		how: C.int(w.How), temp: cbool(w.Temp), replace: cbool(w.Replace), probe: cbool(w.Probe),
+		next_id: C.sqlite3_int64(w.NextID), known: cbool(w.Known), change: C.uint32_t(w.Change), cookie: C.uint32_t(w.Cookie),
+	}
+	err := c.check(C.ts_begin(c.c, &c.want, &c.out))
 	return c.txn(), err
 }
 
@@ -315,9 +337,12 @@ type Source struct {
 type TableDef struct {
 	Name      string
 	Columns   int    // stored columns
-	SelectNew string // the stored columns by rowid, or by the key's columns
+	SelectNew string // the stored columns by rowid, or by the key's columns; "": there is no such table
 	// SelectOld is the same on the committed schema; "": the table did not exist.
 	SelectOld string
+	// Bulk logs the rows inserted with rowids from ?3 to ?4, with time ?1 and
+	// transaction ?2; "": row by row.
+	Bulk string
 	// OldMap holds, for each present column, its index in what SelectOld returns,
 	// or -1 - i for value i of Defaults. nil: the same columns.
 	OldMap    []int
@@ -333,12 +358,18 @@ func (c *Capture) Define(d *TableDef) error {
 	var a arena
 	defer a.free()
 	t := C.ts_table{
-		name: a.text(d.Name), sql_new: a.text(d.SelectNew), old_map: a.ints(d.OldMap),
+		name: a.text(d.Name), old_map: a.ints(d.OldMap),
 		columns: C.int(d.Columns), shape: C.sqlite3_int64(d.Shape),
 		shape_key: a.text(d.ShapeKey), shape_json: a.text(d.ShapeJSON),
 	}
+	if d.SelectNew != "" {
+		t.sql_new = a.text(d.SelectNew)
+	}
 	if d.SelectOld != "" {
 		t.sql_old = a.text(d.SelectOld)
+	}
+	if d.Bulk != "" {
+		t.sql_bulk = a.text(d.Bulk)
 	}
 	if len(d.Sources) > 0 {
 		size := C.size_t(len(d.Sources)) * C.size_t(unsafe.Sizeof(C.ts_source{}))

@@ -13,6 +13,8 @@ typedef struct ts_capture ts_capture;
 #define TS_POISONED -21  /* an earlier flush of this transaction broke off */
 #define TS_STALE -22     /* a ROLLBACK TO undid schema changes: read the schema again */
 #define TS_UNCAPTURED -23 /* rows were changed behind our back */
+#define TS_NOTX -24       /* no transaction is open */
+#define TS_INSIDE -25     /* a transaction is open */
 
 /* Hooks, as bits of displaced masks. */
 #define TS_HOOK_UPDATE 1
@@ -32,6 +34,25 @@ typedef struct ts_capture ts_capture;
 #define TS_BEGIN_IMMEDIATE 0 /* no transaction is open: BEGIN IMMEDIATE */
 #define TS_BEGIN_UPGRADE 1   /* one is open: make it a write transaction */
 #define TS_BEGIN_NOTHING 2   /* look only */
+
+extern int sqlite3_stmt_status(sqlite3_stmt *, int, int) TS_WEAK;
+extern void sqlite3_result_blob(sqlite3_context *, const void *, int, void (*)(void *)) TS_WEAK;
+typedef struct sqlite3_mutex sqlite3_mutex;
+extern sqlite3_mutex *sqlite3_db_mutex(sqlite3 *) TS_WEAK;
+extern void sqlite3_mutex_enter(sqlite3_mutex *) TS_WEAK;
+extern void sqlite3_mutex_leave(sqlite3_mutex *) TS_WEAK;
+#define SQLITE_STMTSTATUS_REPREPARE 5
+
+/* What ts_begin is to do. */
+typedef struct ts_want {
+  int how;               /* TS_BEGIN_… */
+  int temp;              /* read temp_cookie */
+  int replace;           /* the statement that follows may replace rows */
+  int probe;             /* make sure of the authorizer: the statement deletes */
+  sqlite3_int64 next_id; /* the next change id; 0: read it */
+  int known;             /* cookie is right if change is the commit counter */
+  uint32_t change, cookie;
+} ts_want;
 
 typedef struct ts_txn {
   uint32_t cookie;        /* schema version of main */
@@ -61,8 +82,9 @@ typedef struct ts_source {
 
 typedef struct ts_table {
   const char *name;
-  const char *sql_new;       /* SELECT of the stored columns by rowid, or by key */
+  const char *sql_new;       /* SELECT of the stored columns by rowid, or by key; NULL: no such table */
   const char *sql_old;       /* the same on the old connection; NULL: did not exist */
+  const char *sql_bulk;      /* logs a range of inserted rows; NULL: row by row */
   const int *old_map;        /* as ts_source.map */
   int columns;
   sqlite3_int64 shape;
@@ -93,7 +115,7 @@ int ts_capture_preupdate(void);
 void ts_capture_internal(ts_capture *c, int on);
 int ts_capture_check(ts_capture *c, int probe);
 int ts_classify(ts_capture *c, const char *sql, int n, ts_class *out);
-int ts_begin(ts_capture *c, int how, int want_temp, int replace, sqlite3_int64 next_id, ts_txn *out);
+int ts_begin(ts_capture *c, const ts_want *want, ts_txn *out);
 int ts_finish(ts_capture *c, int commit, ts_txn *out);
 int ts_rollback(ts_capture *c, ts_txn *out);
 void ts_commit_allow(ts_capture *c, int on);

@@ -17,7 +17,7 @@ UPDATE t SET u = '1' WHERE id = 1;
 UPDATE t SET u = 1 WHERE id = 1;
 UPDATE t SET u = 1.0 WHERE id = 1;
 UPDATE t SET u = x'31' WHERE id = 1;
-INSERT INTO t VALUES (8, zeroblob(300), randomblob(0), NULL, hex(zeroblob(5000)), zeroblob(9000), 1);
+INSERT INTO t VALUES (8, zeroblob(300), zeroblob(1), NULL, hex(zeroblob(5000)), zeroblob(9000), 1);
 INSERT INTO s VALUES (1, 1, 1, '1', x'31', 1), (2, -1, 9e999, '', x'', ''), (3, NULL, NULL, NULL, NULL, x'');
 INSERT INTO s VALUES (4, 'no', 1, 1, 1, 1);
 INSERT INTO d VALUES (1, '2024-01-01 00:00:00', 1, '2024-01-01', 1700000000), (2, 1700000000, 'true', 5, 'x');

@@ -1,0 +1,41 @@
+--@ setup
+CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+INSERT INTO t VALUES (1, 1);
+--@ conn main
+ATTACH ':memory:' AS aux;
+CREATE TABLE aux.t(id INTEGER PRIMARY KEY, v);
+INSERT INTO aux.t VALUES (1, 'aux');
+CREATE TABLE aux.only(x UNIQUE, y);
+INSERT INTO only VALUES (1, 1);
+REPLACE INTO only VALUES (1, 2);
+INSERT INTO main.t SELECT id + 10, v FROM aux.t;
+UPDATE aux.t SET v = (SELECT v FROM main.t WHERE id = 11);
+BEGIN;
+INSERT INTO aux.t VALUES (2, 'two');
+INSERT INTO t VALUES (2, 'main');
+INSERT INTO only VALUES (3, 3);
+COMMIT;
+BEGIN;
+INSERT INTO aux.t VALUES (3, 'three');
+COMMIT;
+CREATE VIRTUAL TABLE aux.f USING fts4(x);
+INSERT INTO aux.f VALUES ('words to find');
+CREATE TEMP TABLE t(id INTEGER PRIMARY KEY, v);
+INSERT INTO t VALUES (5, 'temp');
+UPDATE t SET v = 'temp too';
+INSERT INTO main.t VALUES (5, 'main');
+DELETE FROM t;
+CREATE TEMP VIEW tv AS SELECT * FROM main.t;
+CREATE TEMP TRIGGER tvi INSTEAD OF INSERT ON tv BEGIN INSERT INTO main.t VALUES (NEW.id, 'via ' || NEW.v); END;
+INSERT INTO tv VALUES (6, 'temp view');
+ALTER TABLE t ADD COLUMN w;
+ALTER TABLE main.t ADD COLUMN w;
+UPDATE main.t SET w = 1 WHERE id = 1;
+DROP TABLE t;
+INSERT INTO t VALUES (7, 7, 7);
+DROP TABLE aux.t;
+DETACH aux;
+PRAGMA temp.user_version = 5;
+DELETE FROM t WHERE id = 7;
+--@ conn second
+INSERT INTO t VALUES (8, 8, 8);

@@ -1,0 +1,66 @@
+--@ setup
+CREATE TABLE t(id INTEGER PRIMARY KEY, u, v);
+CREATE TABLE log(x);
+INSERT INTO t VALUES (1, 1, 1), (2, 2, 2), (3, 3, 3);
+--@ conn a
+REPLACE INTO t VALUES (4, 4, 4);
+UPDATE t SET id = 40 WHERE id = 4;
+--@ conn b
+CREATE UNIQUE INDEX t_u ON t(u);
+--@ conn a
+REPLACE INTO t VALUES (50, 1, 'displaces 1');
+UPDATE t SET v = 'x';
+--@ conn b
+CREATE TRIGGER tr AFTER UPDATE ON t BEGIN INSERT INTO log VALUES (NEW.id); DELETE FROM t WHERE id = 3; END;
+--@ conn a
+UPDATE t SET v = 'y' WHERE id = 2;
+--@ conn b
+ALTER TABLE t ADD COLUMN w DEFAULT 'w';
+--@ conn a
+UPDATE t SET v = 'z' WHERE id = 2;
+INSERT INTO t VALUES (60, 60, 60, 60);
+--@ conn b
+ALTER TABLE t RENAME TO t2;
+--@ conn a
+INSERT INTO t VALUES (70, 70, 70, 70);
+INSERT INTO t2 VALUES (70, 70, 70, 70);
+--@ conn b
+CREATE TABLE t(id TEXT PRIMARY KEY, v) WITHOUT ROWID;
+--@ conn a
+INSERT INTO t VALUES ('k', 1);
+UPDATE t SET v = 2;
+--@ conn b
+DROP TABLE t;
+CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE ON CONFLICT REPLACE, v);
+--@ conn a
+INSERT INTO t VALUES (1, 1, 1);
+INSERT INTO t VALUES (2, 1, 2);
+BEGIN;
+SELECT * FROM t;
+--@ conn b
+INSERT INTO t VALUES (5, 5, 5);
+--@ conn a
+INSERT INTO t VALUES (6, 6, 6);
+ROLLBACK;
+BEGIN;
+--@ conn b
+CREATE TRIGGER tr2 AFTER INSERT ON t BEGIN UPDATE t SET id = id + 100 WHERE id = NEW.id; END;
+--@ conn a
+INSERT INTO t VALUES (7, 7, 7);
+COMMIT;
+BEGIN;
+CREATE TRIGGER tr3 AFTER INSERT ON t BEGIN UPDATE t SET v = 'tr3'; END;
+INSERT INTO t VALUES (8, 8, 8);
+--@ conn b
+INSERT INTO t VALUES (9, 9, 9);
+--@ conn a
+ROLLBACK;
+--@ conn b
+CREATE INDEX t_v ON t(v);
+INSERT INTO t VALUES (10, 10, 10);
+--@ conn a
+INSERT INTO t VALUES (11, 11, 11);
+DROP TRIGGER tr2;
+--@ conn b
+INSERT INTO t VALUES (12, 12, 12);
+DELETE FROM t;
