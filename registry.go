@@ -192,11 +192,16 @@ func (e *engine) stop() error {
 	return errors.Join(stopSync(e), e.replica.Close(context.Background()))
 }
 
+// bootstrapChunk is how many pages a request of a bootstrap asks for: what is
+// fetched again at most when the connection breaks.
+const bootstrapChunk = 4096
+
 func (e *engine) replicaConfig() replica.Config {
 	c := replica.Config{
 		Path:            e.path,
 		RemoteURL:       e.cfg.URL,
 		ClientName:      e.cfg.ClientName,
+		ChunkPages:      bootstrapChunk,
 		HaltOnRejection: e.cfg.OnReject == RejectHalt,
 		Connect:         e.cfg.ConnectHook,
 		Committed: func() {

@@ -34,7 +34,7 @@ type Tursodb struct {
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser
 	log   bytes.Buffer
 	ended chan struct{}
 }
@@ -89,7 +89,7 @@ func (s *Tursodb) Start() {
 	}
 	// The shell outlives us when the test binary dies, finds its input closed, and
 	// ends tursodb: no stray servers.
-	args := append([]string{"-c", `"$0" "$@" & p=$!; read -r _; kill -9 $p; wait $p`, s.program, s.File,
+	args := append([]string{"-c", `"$0" "$@" & p=$!; read -r s; kill -${s:-9} $p; wait $p`, s.program, s.File,
 		"--sync-server", s.addr}, s.flags...)
 	cmd := exec.Command("/bin/sh", args...)
 	cmd.Stdout, cmd.Stderr = &s.log, &s.log
@@ -113,6 +113,16 @@ func (s *Tursodb) Start() {
 func (s *Tursodb) Stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stop()
+}
+
+// Terminate asks it to end (SIGTERM), as an operator would.
+func (s *Tursodb) Terminate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd != nil {
+		_, _ = io.WriteString(s.stdin, "TERM\n")
+	}
 	s.stop()
 }
 
