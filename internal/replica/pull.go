@@ -193,6 +193,8 @@ func (p *pull) nothing(ctx context.Context, s *sink) error {
 	case h.ReplaceBase, h.PageCount != uint64(st.basePages):
 		// Another revision, no page, another size: not the remote that we know.
 		return p.bootstrap(ctx, nil, true)
+	default:
+		return p.otherRevision(ctx, h.Revision)
 	}
 	return p.revisionOnly(ctx, h.Revision)
 }
