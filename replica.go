@@ -207,6 +207,9 @@ func (r *Replica) Pending(ctx context.Context, max int) (txns []Txn, more bool, 
 	err = r.do(ctx, func(ctx context.Context, e *engine) error {
 		p, err := e.replica.Pending(ctx, limits)
 		txns, more = p.Txns, p.More
+		if errors.Is(err, syncer.ErrPullFirst) {
+			return nil // a file full of data that has not met its remote yet
+		}
 		return err
 	})
 	return txns, more, err

@@ -48,6 +48,7 @@ type Loop struct {
 
 	// What follows belongs to the goroutine.
 	unsure     bool // the watermark has to be read before the next push
+	doubt      bool // the remote may not be the one that base came from
 	moved      int  // times in a row that the watermark was not the expected one
 	cutTxns    int  // most transactions in a batch while an offender is looked for; 0: no limit
 	again      attempt
@@ -163,7 +164,7 @@ func (l *Loop) Do(ctx context.Context, fn func(context.Context) error) error {
 // SetRemote gives the replica a remote, another one, or (nil) none.
 func (l *Loop) SetRemote(ctx context.Context, remote Remote) error {
 	return l.Do(ctx, func(context.Context) error {
-		l.unsure, l.cutTxns, l.moved = true, 0, 0
+		l.unsure, l.doubt, l.cutTxns, l.moved = true, true, 0, 0
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.remote, l.halt, l.started = remote, nil, false

@@ -156,6 +156,12 @@ type PullOptions struct {
 	LongPoll time.Duration
 	// Progress, if not nil, is told of pages received during a bootstrap.
 	Progress func(done, total uint64)
+	// Verify, if not nil, is Remote.Watermark: to find out whether the remote is
+	// still the database that base came from.
+	Verify func(ctx context.Context, clientID string) (id cdc.ID, found bool, err error)
+	// Doubt asks for that in any case: it is the first pull since the start or an
+	// error, so that the remote may have been replaced.
+	Doubt bool
 }
 
 // PullReport says what a pull did.

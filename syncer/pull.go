@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
+
+	"github.com/tursosync/tursosync/cdc"
 )
 
 // pullOnce runs one pull. poll makes it wait at the remote for news; until the
@@ -18,7 +21,13 @@ func (l *Loop) pullOnce(ctx context.Context, poll bool) error {
 	defer cancel(nil)
 	turn := &turn{scheduler: l.scheduler}
 	defer turn.end()
-	opts := PullOptions{Progress: func(done, total uint64) { l.Publish(Progress{done, total}) }}
+	opts := PullOptions{
+		Progress: func(done, total uint64) { l.Publish(Progress{done, total}) },
+		Verify: func(ctx context.Context, clientID string) (cdc.ID, bool, error) {
+			return l.verify(ctx, remote, clientID)
+		},
+		Doubt: l.doubt || l.longAgo(),
+	}
 	if poll {
 		opts.LongPoll = l.cfg.LongPoll
 	} else if err := turn.begin(ctx); err != nil {
@@ -60,6 +69,29 @@ func (l *Loop) pullOnce(ctx context.Context, poll bool) error {
 	}
 	l.pulled(report, poll && time.Since(start) < l.cfg.LongPoll/4)
 	return nil
+}
+
+// doubtAfter is how long the remote is trusted to be the same without a word from
+// it.
+const doubtAfter = 5 * time.Minute
+
+func (l *Loop) longAgo() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.pull.last) > max(doubtAfter, 2*l.cfg.PullInterval)
+}
+
+// verify reads a watermark on behalf of a pull. A token that may not run SQL must
+// not keep anybody from pulling: the answer is then that all is well.
+func (l *Loop) verify(ctx context.Context, remote Remote, clientID string) (cdc.ID, bool, error) {
+	id, found, err := remote.Watermark(ctx, clientID)
+	if err != nil {
+		if k := l.cfg.Judge(err).Kind; k == Unauthorized || k == Disagreement {
+			l.cfg.Logger.Info("read watermark before a pull", keyError, err)
+			return math.MaxInt64, true, nil
+		}
+	}
+	return id, found, err
 }
 
 // beyondInterrupt keeps the pull under way from being interrupted.
@@ -116,6 +148,7 @@ func (s *pullSink) Header(h PullHeader) error {
 // answered at once.
 func (l *Loop) pulled(r PullReport, fast bool) {
 	log := l.cfg.Logger
+	l.doubt = false
 	if r.WantWatermark || r.RemoteReset {
 		l.unsure = true
 	}
@@ -162,6 +195,7 @@ func (l *Loop) pullFailed(ctx context.Context, err error) error {
 		// Interrupted, closed, or nobody waits any more: not the remote's fault.
 		return cause
 	}
+	l.doubt = true
 	v := l.cfg.Judge(err)
 	err = fmt.Errorf("pull: %w", err)
 	l.mu.Lock()

@@ -51,6 +51,7 @@ func (s *Scheduler) Start(replica Replica, remote Remote, cfg Config) *Loop {
 		subscribers: make(map[*queue]struct{}),
 		rewrites:    make(map[txnID][]mutation),
 		unsure:      true,
+		doubt:       true,
 	}
 	go l.run()
 	return l

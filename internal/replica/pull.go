@@ -162,6 +162,13 @@ func (r *Replica) loseBase(ctx context.Context) error {
 // increment asks for what changed since base's revision.
 func (p *pull) increment(ctx context.Context) error {
 	r, st := p.r, p.r.state()
+	if p.opts.Doubt && st.basePages > 0 {
+		if same, err := p.sameRemote(ctx); err != nil {
+			return err
+		} else if !same {
+			return p.bootstrap(ctx, nil, true)
+		}
+	}
 	s := &sink{r: r, from: st.revision, have: st.basePages}
 	defer s.giveUp()
 	err := p.fetch(ctx, syncer.PullRequest{Have: st.revision, LongPoll: p.opts.LongPoll}, s)

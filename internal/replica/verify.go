@@ -7,11 +7,12 @@ import (
 	"github.com/tursosync/tursosync/internal/page"
 )
 
-// sameRemote asks, when an answer names another revision but brings no page,
-// whether this is still the database that base came from: tursodb answers like
-// that when its WAL was begun anew, or its file replaced (PROTOCOL.md §9.1). The
-// rows of turso_sync_last_change_id are never deleted, and the names in them are
-// unique, so that one of base's must be there. Without any nobody can tell.
+// sameRemote asks whether the remote is still the database that base came from.
+// Revisions do not tell: tursodb counts the frames of its WAL, and after that was
+// begun anew or its file was replaced it answers with what changed since some
+// frame of another history (PROTOCOL.md §9.1). But the rows of
+// turso_sync_last_change_id are never deleted, and the names in them are unique,
+// so that one of base's must be there. Without any nobody can tell.
 func (p *pull) sameRemote(ctx context.Context) (bool, error) {
 	r, st := p.r, p.r.state()
 	if p.opts.Verify == nil {
