@@ -220,6 +220,11 @@ func (s *Session) define(name string) error {
 	if t.Kind != "table" || !t.WithoutRowID && t.RowID == "" {
 		return &UnsupportedError{What: fmt.Sprintf("writing to the %s %q", t.Kind, t.Name), Why: "it cannot be captured"}
 	}
+	if t.WithoutRowID {
+		if err := s.defineKeyed(t); err != nil {
+			return err
+		}
+	}
 	shape := shapeOf(t)
 	id := shape.ID()
 	d := &shim.TableDef{
@@ -326,7 +331,7 @@ func (s *Session) logSchema(st *Statement, before schemaBefore) error {
 	s.c.DDL(true)
 	dropped, created := before.schema.Diff(after)
 	if before.table != nil {
-		return s.logAlter(st, before.table, created)
+		return s.logAlter(st, before, created)
 	}
 	for _, o := range dropped {
 		if Internal(o.Name) || Internal(o.Table) {
@@ -390,10 +395,11 @@ func (s *Session) logCreate(o hooks.Object) error {
 
 // logAlter logs ALTER TABLE by its own text, and remembers where its columns are
 // in older images.
-func (s *Session) logAlter(st *Statement, old *hooks.Table, created []hooks.Object) error {
+func (s *Session) logAlter(st *Statement, before schemaBefore, created []hooks.Object) error {
 	if len(created) == 0 {
 		return nil
 	}
+	old := before.table
 	id, err := s.logChange(&SchemaChange{Op: "alter", Kind: "table", Name: old.Name, Table: old.Name,
 		SQL: strings.TrimRight(st.SQL, "; \t\r\n")})
 	if err != nil {
@@ -403,8 +409,9 @@ func (s *Session) logAlter(st *Statement, old *hooks.Table, created []hooks.Obje
 	if o, ok := s.schema.Find("table", old.Name); ok {
 		name = o.Name
 	} else {
+		// Renamed. Tables that refer to it have changed, too, but not their names.
 		for _, o := range created {
-			if o.Kind == "table" {
+			if _, was := before.schema.Find("table", o.Name); o.Kind == "table" && !was {
 				name = o.Name
 			}
 		}

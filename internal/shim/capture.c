@@ -130,6 +130,8 @@ struct ts_capture {
 
   buf before, after, scratch, key;
 
+  char message[200]; /* SQLite's words for what stopped a flush */
+
   int recording;
   buf actions;
   int deny;
@@ -837,7 +839,6 @@ enum {
   A_DROP_INDEX = 10,
   A_DROP_TABLE = 11,
   A_DROP_TEMP_TABLE = 13,
-  A_DROP_TEMP_TRIGGER = 14,
   A_DROP_TEMP_VIEW = 15,
   A_DROP_TRIGGER = 16,
   A_DROP_VIEW = 17,
@@ -931,7 +932,6 @@ static int on_authorize(void *arg, int action, const char *a, const char *b, con
     case A_CREATE_TRIGGER:
     case A_DROP_TRIGGER:
     case A_CREATE_TEMP_TRIGGER:
-    case A_DROP_TEMP_TRIGGER:
       if (has_prefix(a, "__turso_internal_")) return deny(c, TS_DENY_INTERNAL, a, NULL);
       return ours(b) ? deny(c, TS_DENY_INTERNAL, b, NULL) : SQLITE_OK;
     case A_ALTER_TABLE:
@@ -1236,6 +1236,16 @@ int ts_classify(ts_capture *c, const char *sql, int n, ts_class *out) {
 
 /* ---- flush ---- */
 
+/* explain keeps SQLite's message before another call replaces it. */
+static int explain(ts_capture *c, sqlite3 *db, int rc) {
+  const char *m = rc > 0 ? sqlite3_errmsg(db) : "";
+  size_t n = strlen(m);
+  if (n >= sizeof(c->message)) n = sizeof(c->message) - 1;
+  memcpy(c->message, m, n);
+  c->message[n] = 0;
+  return rc;
+}
+
 static int get(sqlite3 *db, sqlite3_stmt **st, const char *sql) {
   if (*st != NULL) return SQLITE_OK;
   return sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, st, NULL);
@@ -1289,8 +1299,8 @@ static int lookup(ts_capture *c, table *t, const entry *e, sqlite3_stmt *st, int
 
 static int lookup_new(ts_capture *c, table *t, const entry *e, int *found) {
   int rc = get(c->db, &t->get_new, t->sql_new);
-  if (rc != SQLITE_OK) return rc;
-  return lookup(c, t, e, t->get_new, t->columns, &c->after, found);
+  if (rc == SQLITE_OK) rc = lookup(c, t, e, t->get_new, t->columns, &c->after, found);
+  return rc == SQLITE_OK ? rc : explain(c, c->db, rc);
 }
 
 /* logged_image reads the after image of a log row of this transaction. */
@@ -1346,8 +1356,8 @@ static int base_image(ts_capture *c, table *t, entry *e, int *found) {
   }
   if (t->sql_old == NULL || ((e->flags & E_INSERTED) && !c->ddl)) return SQLITE_OK;
   rc = get(c->old, &t->get_old, t->sql_old);
-  if (rc != SQLITE_OK) return rc;
-  rc = lookup(c, t, e, t->get_old, sqlite3_column_count(t->get_old), &c->before, found);
+  if (rc == SQLITE_OK) rc = lookup(c, t, e, t->get_old, sqlite3_column_count(t->get_old), &c->before, found);
+  if (rc != SQLITE_OK) return explain(c, c->old, rc);
   if (rc == SQLITE_OK && *found) rc = remap(c, t, t->old_map, &c->before);
   return rc;
 }
@@ -1414,7 +1424,7 @@ static int log_change(ts_capture *c, table *t, uint32_t ei, int had, int has, sq
   if (has) sqlite3_bind_blob(st, 8, c->after.p, c->after.n, SQLITE_STATIC);
   sqlite3_step(st);
   rc = sqlite3_reset(st);
-  if (rc != SQLITE_OK) return rc;
+  if (rc != SQLITE_OK) return explain(c, c->db, rc);
   return push_logged(c, ei, c->next_id++);
 }
 
@@ -1456,11 +1466,21 @@ static void clean(ts_capture *c, uint32_t ei) {
   c->ndirty--;
 }
 
+/* key_columns is the number of columns of an entry's key, 0 for a rowid. */
+static int key_columns(ts_capture *c, const entry *e) {
+  int n, count = -1;
+  const unsigned char *key;
+  if (e->key < 0) return 0;
+  key = raw_key(c, e, &n);
+  return record_get(key, n, NULL, 0, &count) == SQLITE_OK ? count : -1;
+}
+
 /* flush_entry logs the net effect on one row; with gone only if it was deleted. */
 static int flush_entry(ts_capture *c, uint32_t ei, int gone, sqlite3_int64 now) {
   table *t = &c->tables[c->entries[ei].table];
   int had = 0, has = 0, rc;
-  if (t->absent) return SQLITE_OK; /* it was touched, and ROLLBACK TO undid its creation */
+  /* The table is not the one that was touched: that is gone, or was undone. */
+  if (t->absent || key_columns(c, &c->entries[ei]) != t->nkey) return SQLITE_OK;
   rc = lookup_new(c, t, &c->entries[ei], &has);
   if (rc != SQLITE_OK || (gone && has)) return rc;
   rc = base_image(c, t, &c->entries[ei], &had);
@@ -1479,7 +1499,7 @@ static int flush_entry(ts_capture *c, uint32_t ei, int gone, sqlite3_int64 now) 
 static uint32_t bulk_end(ts_capture *c, uint32_t ei) {
   const entry *e = &c->entries[ei];
   uint32_t i = ei;
-  if (c->ddl || c->tables[e->table].absent || e->key >= 0 || c->tables[e->table].sql_bulk == NULL) return ei;
+  if (c->ddl || c->tables[e->table].absent || e->key >= 0 || c->tables[e->table].nkey > 0 || c->tables[e->table].sql_bulk == NULL) return ei;
   for (; i < c->nentries; i++) {
     const entry *n = &c->entries[i];
     if ((n->flags & (E_DIRTY | E_GONE | E_INSERTED)) != (E_DIRTY | E_INSERTED) || n->last >= 0) break;
@@ -1504,6 +1524,7 @@ static int flush_bulk(ts_capture *c, uint32_t ei, uint32_t end, sqlite3_int64 no
   sqlite3_bind_int64(t->bulk, 4, c->entries[end - 1].rowid);
   sqlite3_step(t->bulk);
   rc = sqlite3_reset(t->bulk);
+  if (rc != SQLITE_OK) explain(c, c->db, rc);
   for (; logged < c->nlogged && rc == SQLITE_OK; logged++) clean(c, c->logged[logged].entry);
   return rc;
 }
@@ -1572,7 +1593,7 @@ static int flush(ts_capture *c, ts_txn *out) {
     if (need_old) {
       /* one snapshot, and no locking for each row */
       sqlite3_mutex_enter(sqlite3_db_mutex(c->old));
-      rc = run(c->old, &c->old_begin, "BEGIN");
+      rc = explain(c, c->old, run(c->old, &c->old_begin, "BEGIN"));
       reading = rc == SQLITE_OK;
     }
     for (i = 0; i < n && any_gone && rc == SQLITE_OK; i++) {
@@ -1783,6 +1804,8 @@ int ts_finish(ts_capture *c, int commit, ts_txn *out) {
     return SQLITE_OK;
   }
   h = hide(c);
+  c->message[0] = 0;
+  out->message = c->message;
   if (!commit && h.total != c->seen_total) {
     c->poisoned = 1;
     rc = TS_UNCAPTURED;

@@ -246,6 +246,9 @@ func (c *Capture) Begin(w Want) (Txn, error) {
 // *UndefinedError or ErrStale it is called again.
 func (c *Capture) Finish(commit bool) (Txn, error) {
 	err := c.check(C.ts_finish(c.c, cbool(commit), &c.out))
+	if err != nil && c.out.message != nil && *c.out.message != 0 {
+		err = fmt.Errorf("%w (%s)", err, C.GoString(c.out.message))
+	}
 	return c.txn(), err
 }
 

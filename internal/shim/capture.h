@@ -70,6 +70,7 @@ typedef struct ts_txn {
   int stale;              /* a rollback undid what ts_ddl announced; told once */
   int refused;            /* our commit hook refused a commit in this call */
   const char *table;      /* with TS_UNDEFINED */
+  const char *message;    /* SQLite's words for an error; NULL or empty: none */
 } ts_txn;
 
 /* One place to look for a row's image among the rows logged in this transaction. */
