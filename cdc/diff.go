@@ -129,7 +129,13 @@ func (d *differ) virtual() error {
 		differs := &differ{ctx: d.ctx, from: d.from, to: d.to, emit: func(*Change) error {
 			return &VirtualTableError{Table: o.Name}
 		}}
-		if err := differs.rows(o.Name); err != nil {
+		// Statements of its own: those that a copy prepares would stay open, and
+		// SQLite keeps a connection with open statements, its locks and its WAL
+		// index included, after it is closed.
+		differs.from.statements = statements{conn: d.from.conn}
+		differs.to.statements = statements{conn: d.to.conn}
+		err := differs.rows(o.Name)
+		if err = errors.Join(err, differs.from.statements.close(), differs.to.statements.close()); err != nil {
 			return err
 		}
 	}
