@@ -478,7 +478,9 @@ func (s *Session) finish(commit bool) (shim.Txn, error) {
 		case err == nil && t.Displaced != 0:
 			return t, fmt.Errorf("%w: %v", ErrHookDisplaced, t.Displaced)
 		default:
-			s.note(t)
+			if !commit || err != nil {
+				s.note(t) // once for each look: after a commit the caller settles with it
+			}
 			return t, uncaptured(err)
 		}
 		if err != nil {
