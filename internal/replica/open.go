@@ -75,7 +75,7 @@ func (r *Replica) open(ctx context.Context) error {
 	// Leftovers of a crash. Base's WAL is a stage that was given up: SQLite must
 	// not see it when base is opened next.
 	if err := errors.Join(remove(r.files.base()+"-wal", r.files.base()+"-shm"),
-		removeDatabase(r.files.stage()), removeDatabase(r.files.rebuilt())); err != nil {
+		removeDatabase(r.files.stage()), removeDatabase(r.files.stage()+"-log"), removeDatabase(r.files.rebuilt())); err != nil {
 		return err
 	}
 	made, err := r.openLive(ctx)

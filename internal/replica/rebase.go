@@ -72,7 +72,7 @@ func (b *rebase) run(ctx context.Context) (err error) {
 		}()
 	}
 	if err := b.openStage(); err != nil {
-		return err
+		return b.damaged(err)
 	}
 	defer func() { err = errors.Join(err, b.stage.close()) }()
 	if err := b.follow(); err != nil {

@@ -549,3 +549,32 @@ func TestCancelledPull(t *testing.T) {
 	rem.duringAns = nil
 	pulled(t, rep, rem)
 }
+
+// TestVirtualTables: virtual tables of the remote are pages like others, also
+// when this program lacks their module.
+func TestVirtualTables(t *testing.T) {
+	rem := newRemote(t, people, `CREATE VIRTUAL TABLE f USING fts4(x)`, `INSERT INTO f VALUES ('one two'), ('three')`, `CREATE VIRTUAL TABLE r USING rtree(id, a, b)`)
+	cli(t, rem.path, `CREATE VIRTUAL TABLE five USING fts5(x)`, `INSERT INTO five VALUES ('four')`)
+	rem.commit()
+	rep := newReplica(t, Config{})
+	if _, err := rep.Pull(t.Context(), rem.fetch, syncer.PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	sameBase(t, rep, rem)
+	wantRows(t, rep, `SELECT x FROM f WHERE f MATCH 'two'`, "one two")
+	write(t, rep, `INSERT INTO people(id, name) VALUES (1, 'mine')`)
+	rem.exec(`INSERT INTO f VALUES ('two more')`, `INSERT INTO r VALUES (1, 2, 3)`)
+	if _, err := rep.Pull(t.Context(), rem.fetch, syncer.PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	sameBase(t, rep, rem)
+	wantRows(t, rep, `SELECT x FROM f WHERE f MATCH 'two'`, "one two", "two more")
+	wantRows(t, rep, `SELECT name FROM people`, "mine")
+	cli(t, rep.Path(), `UPDATE people SET n = 4`)
+	rem.exec(`INSERT INTO f VALUES ('last two')`)
+	if _, err := rep.Pull(t.Context(), rem.fetch, syncer.PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantRows(t, rep, `SELECT n FROM people`, "4")
+	rem.push(rep, syncer.Limits{})
+}

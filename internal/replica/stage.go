@@ -62,6 +62,9 @@ func (r *Replica) openStage(path string, pageCount uint32, d *delta) (_ *stage, 
 	if err := s.connect(r.cfg); err != nil {
 		return nil, err
 	}
+	if err := s.checkGiven(); err != nil {
+		return nil, err
+	}
 	if s.main, err = os.Open(s.path); err != nil {
 		return nil, err
 	}
@@ -145,6 +148,24 @@ func (s *stage) give(d *delta) error {
 		return err
 	}
 	s.start = w.Position()
+	return nil
+}
+
+// checkGiven requires that SQLite found in the WAL what was put there, no more
+// and no less. It would not if an earlier connection were still open under the
+// surface, as SQLite does with one whose statements were not all closed: its
+// wal-index, of another WAL, would be taken for this one's.
+func (s *stage) checkGiven() error {
+	if _, err := s.conn.number("PRAGMA schema_version"); err != nil || s.scratch {
+		return err
+	}
+	ws, err := s.conn.db.WALState()
+	if err != nil {
+		return err
+	}
+	if ws.MaxFrame != s.start.Frame {
+		return fmt.Errorf("SQLite sees %d frames in base's WAL, not the %d put there: base is open elsewhere", ws.MaxFrame, s.start.Frame)
+	}
 	return nil
 }
 
