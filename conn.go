@@ -20,6 +20,7 @@ type session interface {
 	Run(ctx context.Context, st *cdc.Statement, exec func() error) error
 	Changes() (changes, totalChanges, lastInsertRowID int64)
 	ResetSession() error
+	SetReadOnly(on bool)
 	Close() error
 }
 

@@ -51,6 +51,8 @@ func (s plainSession) ResetSession() error {
 }
 
 // Close does nothing.
+func (s plainSession) SetReadOnly(bool) {}
+
 func (s plainSession) Close() error { return nil }
 
 // count returns the integer that a query yields.

@@ -128,3 +128,16 @@ func readTotal(ctx context.Context, db *sql.DB) (int, error) {
 	}
 	return l + r, nil
 }
+
+func beginRead(t *testing.T, db *sql.DB) *sql.Tx {
+	t.Helper()
+	tx, err := db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if err := tx.QueryRow(`SELECT count(*) FROM sqlite_schema`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return tx
+}

@@ -164,6 +164,7 @@ func (t *tx) forbidWrites() error {
 		return err
 	}
 	t.queryOnly = true
+	t.c.session.SetReadOnly(true)
 	return t.setQueryOnly("PRAGMA query_only=1")
 }
 
@@ -173,6 +174,7 @@ func (t *tx) allowWrites() error {
 		return nil
 	}
 	t.queryOnly = false
+	t.c.session.SetReadOnly(false)
 	return t.setQueryOnly("PRAGMA query_only=0")
 }
 

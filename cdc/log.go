@@ -34,6 +34,8 @@ type LogConfig struct {
 type Log struct {
 	config LogConfig
 	gate   gate
+	// upgraders are the transactions that a page commit should not overtake.
+	upgraders upgraders
 
 	// old sees the last committed state. Only the holder of the gate uses it.
 	old   *sqlite3.SQLiteConn
@@ -112,7 +114,10 @@ func (l *Log) Close() error {
 func (l *Log) Acquire(ctx context.Context) error { return l.gate.acquire(ctx) }
 
 // Release opens the gate for the next in line.
-func (l *Log) Release() { l.gate.release() }
+func (l *Log) Release() {
+	l.upgraders.passed()
+	l.gate.release()
+}
 
 // Expect tells what the wal-index header's change counter is after a page
 // commit or a commit of the replica's own. The caller holds the gate.

@@ -24,6 +24,8 @@ type Session struct {
 	c      *shim.Capture // nil: closed
 	traced bool          // SQLite reports every touch itself: the pre-update hook
 
+	readOnly bool // SetReadOnly
+
 	// statements are classified ones by text; epoch counts what makes them and
 	// their preparations stale.
 	statements map[string]*Statement
@@ -38,6 +40,7 @@ type Session struct {
 	shapes     uint64 // Log.epoch of the shapes known to be in turso_sync_state
 
 	// The open transaction:
+	counted    bool     // it is among Log.upgraders
 	gated      bool     // the gate is ours
 	locked     bool     // the write lock too, and schema is what main has
 	unsure     bool     // a ROLLBACK TO may have changed the schema since
@@ -150,6 +153,11 @@ func (s *Session) Run(ctx context.Context, st *Statement, exec func() error) err
 		}
 	case Empty, Read, Vacuum:
 		return exec()
+	}
+	if st.Kind == Savepoint && !s.db.InTx() {
+		if err := s.enter(ctx); err != nil {
+			return err
+		}
 	}
 	return s.pass(st, exec)
 }
@@ -418,8 +426,12 @@ func (s *Session) checkAttached() error {
 
 // begin runs BEGIN.
 func (s *Session) begin(ctx context.Context, st *Statement, exec func() error) error {
-	if st.immediate && !s.db.InTx() {
-		if err := s.acquire(ctx); err != nil {
+	if !s.db.InTx() {
+		wait := s.enter
+		if st.immediate {
+			wait = s.acquire
+		}
+		if err := wait(ctx); err != nil {
 			return err
 		}
 	}
@@ -531,6 +543,7 @@ func (s *Session) settle(t shim.Txn) {
 	}
 	s.locked, s.unsure = false, false
 	if !t.InTx {
+		s.leave()
 		s.savepoints, s.outermost, s.altered = nil, false, false
 		if len(s.lineage.Steps) > 0 {
 			s.lineage.Reset()
@@ -598,6 +611,7 @@ func (s *Session) ResetSession() error {
 		s.gated = false
 		s.log.Release()
 	}
+	s.leave()
 	if err != nil {
 		return fmt.Errorf("roll back: %w", err)
 	}

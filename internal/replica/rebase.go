@@ -366,7 +366,7 @@ func (b *rebase) comparePages() error {
 // commit is the part that writers wait for.
 func (b *rebase) commit(ctx context.Context) (err error) {
 	r := b.r
-	if err := r.log.Acquire(ctx); err != nil {
+	if err := r.log.AcquireQuiet(ctx); err != nil {
 		return err
 	}
 	open := false
