@@ -105,19 +105,34 @@ func (r *Replica) absorb(ctx context.Context) error {
 	}
 	r.compare = true
 	for round := 0; r.compare; round++ {
-		if err := r.absorbOnce(ctx, round >= absorbRounds); err != nil {
+		found, err := r.absorbOnce(ctx, round >= absorbRounds)
+		if err == nil && r.compare && round >= attemptsMax {
+			err = errForeign // and writes on and on
+		}
+		if err != nil {
 			return fmt.Errorf("look for rows written by other programs: %w", err)
+		}
+		if found {
+			r.logged()
 		}
 	}
 	return nil
 }
 
+// logged tells whoever waits for commits that the replica itself has added to
+// the log.
+func (r *Replica) logged() {
+	if r.cfg.Committed != nil {
+		r.cfg.Committed()
+	}
+}
+
 // absorbOnce leaves r.compare set if somebody wrote between comparison and gate.
-func (r *Replica) absorbOnce(ctx context.Context, alone bool) (err error) {
+func (r *Replica) absorbOnce(ctx context.Context, alone bool) (found bool, err error) {
 	gate := false
 	if alone {
 		if err := r.log.Acquire(ctx); err != nil {
-			return err
+			return false, err
 		}
 		gate = true
 	}
@@ -128,43 +143,43 @@ func (r *Replica) absorbOnce(ctx context.Context, alone bool) (err error) {
 	}()
 	s, err := r.newSpool()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	reader, at, err := r.snapshot()
 	if err != nil {
-		return err
+		return false, err
 	}
 	err = r.diffWithReplay(ctx, reader, s)
 	reader.rollback()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !gate {
 		if err := r.log.Acquire(ctx); err != nil {
-			return err
+			return false, err
 		}
 		gate = true
 	}
 	if err := r.live.begin(ctx); err != nil {
-		return err
+		return false, err
 	}
 	defer r.live.rollback()
 	ws, err := r.live.db.WALState()
 	if err != nil || ws.Change != at {
-		return err // somebody wrote since the snapshot: once more
+		return false, err // somebody wrote since the snapshot: once more
 	}
 	if s.last > 0 {
 		r.cfg.Logger.Info("logged rows written by other programs", keyChanges, int64(s.last))
 		if err := r.appendSpool(s); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := fault.At("absorb.commit"); err != nil {
-		return err
+		return false, err
 	}
 	if err := r.live.exec("COMMIT"); err != nil {
-		return err
+		return false, err
 	}
 	if s.last > 0 {
 		ws.Change++
@@ -172,7 +187,7 @@ func (r *Replica) absorbOnce(ctx context.Context, alone bool) (err error) {
 	r.log.Expect(ws.Change)
 	r.log.ClearForeign()
 	r.compare = false
-	return nil
+	return s.last > 0, nil
 }
 
 // snapshot begins a read transaction on live; at is the change counter of what
@@ -291,7 +306,11 @@ func (r *Replica) adoptUpload(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return r.endAdoption(ctx, known)
+	if err := r.endAdoption(ctx, known); err != nil {
+		return err
+	}
+	r.logged()
+	return nil
 }
 
 // spoolAll spools all of live as of one moment; known is the newest change id

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -349,8 +350,26 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			}
 		})
 	}
-	slices.Sort(seen)
-	t.Logf("points: %s", strings.Join(seen, " "))
+	// Every point of the code is passed by a scenario and has its row in the
+	// manual.
+	manual := string(contents(t, "../../docs/rebase.md"))
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range sources {
+		if strings.HasSuffix(source, "_test.go") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`fault\.At\("([^"]+)"\)`).FindAllStringSubmatch(string(contents(t, source)), -1) {
+			if !slices.Contains(seen, m[1]) {
+				t.Errorf("%s: no scenario passes the point %s", source, m[1])
+			}
+			if !strings.Contains(manual, "`"+m[1]+"`") {
+				t.Errorf("%s: docs/rebase.md does not tell of the point %s", source, m[1])
+			}
+		}
+	}
 }
 
 // TestCrashTwice: a crash in the recovery from a crash.

@@ -53,6 +53,9 @@ func (r *Replica) rebaseAgain(ctx context.Context, x syncer.Rejection) error {
 		if err == nil && b.refused != nil {
 			return fmt.Errorf("transaction %d still cannot be applied: %w", x.Txn, b.refused)
 		}
+		if err == nil {
+			r.logged()
+		}
 		return err
 	}
 }
