@@ -7,7 +7,9 @@ import (
 	"strings"
 
 	"github.com/tursosync/tursosync/cdc"
+	"github.com/tursosync/tursosync/internal/remote"
 	"github.com/tursosync/tursosync/internal/replica"
+	"github.com/tursosync/tursosync/syncer"
 )
 
 // Conditions of the layers below, to be matched with errors.Is.
@@ -26,6 +28,11 @@ var (
 	ErrNetworkFileSystem = replica.ErrNetworkFileSystem
 	// ErrInUse: another program has the file open while it has to be rebuilt.
 	ErrInUse = replica.ErrInUse
+	// ErrBadAnswer: the remote's answer breaks the protocol or contradicts itself.
+	// Nothing was changed; it is asked again.
+	ErrBadAnswer = syncer.ErrBadAnswer
+	// ErrUnauthorized: the remote does not take the token, or not for this.
+	ErrUnauthorized = syncer.ErrUnauthorized
 	// ErrUnsupportedRemote: the remote is a database that cannot be synced by
 	// pages (MVCC, encrypted, another page size or text encoding).
 	ErrUnsupportedRemote = replica.ErrUnsupportedRemote
@@ -41,6 +48,11 @@ var (
 	// behind the driver's back.
 	ErrUncaptured = cdc.ErrUncaptured
 )
+
+// RemoteError is every error of a request to the remote: its HTTP status, the
+// remote's words, whether it may have been executed all the same (Outcome), how
+// long the remote asked to wait. It never holds the token.
+type RemoteError = remote.Error
 
 // UnsupportedError refuses something that SQLite can do and a replica cannot.
 type UnsupportedError = cdc.UnsupportedError

@@ -124,7 +124,10 @@ func (r *Replica) with(fn func(e *engine) error) error {
 	if errors.Is(err, syncer.ErrClosed) || errors.Is(err, replica.ErrClosed) {
 		return ErrClosed
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("replica %s: %w", e.path, err)
+	}
+	return nil
 }
 
 // loop calls fn with the loop of the open engine.
@@ -258,6 +261,13 @@ func (r *Replica) Requeue(ctx context.Context, txn cdc.ID) error {
 		e.sync.loop.Committed()
 		return nil
 	})
+}
+
+// Rebootstrap makes the next pull take everything from the remote anew, whatever
+// is here; what is pending stays pending. It is the way out when there is a reason
+// to doubt what was pulled.
+func (r *Replica) Rebootstrap(ctx context.Context) error {
+	return r.do(ctx, func(ctx context.Context, e *engine) error { return e.replica.Rebootstrap(ctx) })
 }
 
 // Discard forgets a rejected transaction for good.
