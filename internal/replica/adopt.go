@@ -131,7 +131,7 @@ func (r *Replica) logged() {
 func (r *Replica) absorbOnce(ctx context.Context, alone bool) (found bool, err error) {
 	gate := false
 	if alone {
-		if err := r.log.Acquire(ctx); err != nil {
+		if err := r.log.AcquireQuiet(ctx); err != nil {
 			return false, err
 		}
 		gate = true
@@ -156,7 +156,7 @@ func (r *Replica) absorbOnce(ctx context.Context, alone bool) (found bool, err e
 		return false, err
 	}
 	if !gate {
-		if err := r.log.Acquire(ctx); err != nil {
+		if err := r.log.AcquireQuiet(ctx); err != nil {
 			return false, err
 		}
 		gate = true
@@ -351,7 +351,7 @@ func (r *Replica) adoptStep(ctx context.Context, fn func(c *conn) error) error {
 	if err := fault.At("adopt.step"); err != nil {
 		return err
 	}
-	if err := r.log.Acquire(ctx); err != nil {
+	if err := r.log.AcquireQuiet(ctx); err != nil {
 		return err
 	}
 	defer r.log.Release()
@@ -360,7 +360,7 @@ func (r *Replica) adoptStep(ctx context.Context, fn func(c *conn) error) error {
 
 // endAdoption drops the log rows whose effect was among what was adopted.
 func (r *Replica) endAdoption(ctx context.Context, known int64) error {
-	if err := r.log.Acquire(ctx); err != nil {
+	if err := r.log.AcquireQuiet(ctx); err != nil {
 		return err
 	}
 	defer r.log.Release()

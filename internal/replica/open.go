@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,10 +105,38 @@ func (r *Replica) open(ctx context.Context) error {
 	if r.log, err = cdc.OpenLog(cdc.LogConfig{Path: r.files.live, Committed: r.cfg.Committed}); err != nil {
 		return err
 	}
-	if err := r.meetRemote(ctx); err != nil {
+	err = r.meetRemote(ctx)
+	if err == nil && !made {
+		err = r.skipIDs(ctx)
+	}
+	if err != nil {
 		return errors.Join(err, r.log.Close())
 	}
 	return nil
+}
+
+// skippedIDs bounds the gap in the change ids at an opening.
+const skippedIDs = 1 << 20
+
+// skipIDs leaves a gap of random length in the change ids. These files may be a
+// copy of others that are open at the same time, with the same client id: without
+// the gap both would push the same ids for different changes, and each could take
+// the other's watermark for what it had intended itself.
+func (r *Replica) skipIDs(ctx context.Context) error {
+	if r.cfg.RemoteURL == "" || r.state().adopt != "" {
+		return nil // nothing is pushed, or under ids of its own
+	}
+	if err := r.log.Acquire(ctx); err != nil {
+		return err
+	}
+	defer r.log.Release()
+	return r.write(ctx, func(c *conn) error {
+		last, err := c.lastID()
+		if err != nil {
+			return err
+		}
+		return c.exec(putState, lastIDKey, int64(last)+rand.Int64N(skippedIDs))
+	})
 }
 
 // meetRemote notes which remote this is a replica of. Another one than before

@@ -161,7 +161,7 @@ func (r *Replica) Reject(ctx context.Context, txns []cdc.ID, reason string) erro
 // rejectLater puts transactions aside while there is no base to replay on: their
 // rows leave live with the next pull.
 func (r *Replica) rejectLater(ctx context.Context, txns []cdc.ID, reason string) error {
-	if err := r.log.Acquire(ctx); err != nil {
+	if err := r.log.AcquireQuiet(ctx); err != nil {
 		return err
 	}
 	defer r.log.Release()

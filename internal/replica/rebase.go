@@ -651,7 +651,7 @@ func (r *Replica) write(ctx context.Context, fn func(c *conn) error) error {
 
 // update changes the state, in live and in memory.
 func (r *Replica) update(ctx context.Context, fn func(s *state) error) error {
-	if err := r.log.Acquire(ctx); err != nil {
+	if err := r.log.AcquireQuiet(ctx); err != nil {
 		return err
 	}
 	defer r.log.Release()

@@ -63,7 +63,7 @@ func (r *Replica) rebaseAgain(ctx context.Context, x syncer.Rejection) error {
 // Discard forgets a rejected transaction for good.
 func (r *Replica) Discard(ctx context.Context, txn cdc.ID) error {
 	return r.locked("discard transaction", func() error {
-		if err := r.log.Acquire(ctx); err != nil {
+		if err := r.log.AcquireQuiet(ctx); err != nil {
 			return err
 		}
 		defer r.log.Release()
