@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,7 +65,7 @@ func newLive(tb testing.TB, scripts ...string) *live {
 // plain opens a connection that is not captured.
 func (l *live) plain() *database {
 	l.Helper()
-	conn, err := (&sqlite3.SQLiteDriver{}).Open("file:" + l.path)
+	conn, err := (&sqlite3.SQLiteDriver{}).Open(l.path)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func (l *live) plain() *database {
 // copy returns a copy of the committed state, page for page.
 func (l *live) copy(from *sqlite3.SQLiteConn) *database {
 	l.Helper()
-	conn, err := (&sqlite3.SQLiteDriver{}).Open("file:" + filepath.Join(l.TempDir(), "copy.db") + "?_fk=0")
+	conn, err := (&sqlite3.SQLiteDriver{}).Open(filepath.Join(l.TempDir(), "copy.db") + "?_fk=0")
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func (l *live) conn(name string) *captured {
 	if c, ok := l.conns[name]; ok {
 		return c
 	}
-	conn, err := (&sqlite3.SQLiteDriver{}).Open("file:" + l.path + "?_busy_timeout=100&_fk=1")
+	conn, err := (&sqlite3.SQLiteDriver{}).Open(l.path + "?_busy_timeout=100&_fk=1")
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -236,6 +237,9 @@ func (l *live) check() {
 		l.Fatal(err)
 	}
 	l.same("replay", content(replayed), want)
+	if l.Failed() {
+		l.Log("the log:\n" + logText(l.TB, l.changes()))
+	}
 }
 
 // content is everything that a database holds, exactly: schema, pragmas, rowids,
@@ -266,7 +270,9 @@ func content(db *database) []string {
 		for _, c := range t.All {
 			columns = append(columns, "+"+hooks.Quote(c.Name))
 		}
-		for _, row := range db.query("SELECT " + strings.Join(columns, ", ") + " FROM main." + hooks.Quote(o.Name) + " ORDER BY 1, 2") {
+		rows := db.query("SELECT " + strings.Join(columns, ", ") + " FROM main." + hooks.Quote(o.Name))
+		slices.Sort(rows)
+		for _, row := range rows {
 			out = append(out, o.Name+": "+row)
 		}
 	}

@@ -105,7 +105,7 @@ func complete(s string) bool {
 // logText is the log without ids and times. What happens inside one statement is
 // reported in another order by the two builds: neighbouring row changes are sorted
 // here, deletes apart from the others.
-func logText(t *testing.T, changes []*cdc.Change) string {
+func logText(t testing.TB, changes []*cdc.Change) string {
 	var out strings.Builder
 	var rows []string
 	flush := func() {
@@ -148,7 +148,7 @@ func logText(t *testing.T, changes []*cdc.Change) string {
 	return out.String()
 }
 
-func imageText(t *testing.T, what string, c *cdc.Change, image []byte) string {
+func imageText(t testing.TB, what string, c *cdc.Change, image []byte) string {
 	if image == nil {
 		return ""
 	}

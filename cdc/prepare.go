@@ -261,7 +261,7 @@ func (s *Session) runSchema(st *Statement, exec func() error) error {
 	if err != nil {
 		return err
 	}
-	if err := s.c.StatementStarts(true); err != nil {
+	if err := s.c.StatementStarts(true, false); err != nil {
 		return uncaptured(err)
 	}
 	err = exec()

@@ -35,9 +35,10 @@ type Session struct {
 	schemaSeq  uint64        // Log.schemaSeq that schema was seen with
 	seenSeq    uint64        // and that of the last look
 	triggers   *hooks.Triggers
-	tempCookie uint32 // schema version of temp with our triggers
-	dropAll    bool   // triggers may be left from before a rollback
-	shapes     uint64 // Log.epoch of the shapes known to be in turso_sync_state
+	tempCookie uint32     // schema version of temp with our triggers
+	displaced  shim.Hooks // found so outside of a write: the next one fails
+	dropAll    bool       // triggers may be left from before a rollback
+	shapes     uint64     // Log.epoch of the shapes known to be in turso_sync_state
 
 	// The open transaction:
 	counted    bool     // it is among Log.upgraders
@@ -100,6 +101,11 @@ func (s *Session) Prepare(query string) (*Statement, error) {
 		return nil, ErrClosed
 	}
 	class, err := s.c.Classify(query)
+	if !class.Authorized && !class.Empty {
+		if s.displaced |= s.c.Check(); s.displaced != 0 {
+			class, err = s.c.Classify(query)
+		}
+	}
 	if err != nil {
 		if e := refusal(class); e != nil {
 			return nil, e
@@ -141,6 +147,12 @@ func (s *Session) Run(ctx context.Context, st *Statement, exec func() error) err
 		return ErrClosed
 	}
 	switch st.Kind {
+	case Write, Schema, Commit, Release:
+		if s.displaced != 0 {
+			return s.hookDisplaced(s.displaced)
+		}
+	}
+	switch st.Kind {
 	case Write, Schema:
 		return s.write(ctx, st, exec)
 	case Begin:
@@ -151,7 +163,11 @@ func (s *Session) Run(ctx context.Context, st *Statement, exec func() error) err
 		if s.outermost && s.depth(st.name) == 0 {
 			return s.commit(exec)
 		}
-	case Empty, Read, Vacuum:
+	case Vacuum:
+		s.c.Internal(true) // it reads our tables into the new file
+		defer s.c.Internal(false)
+		return exec()
+	case Empty, Read:
 		return exec()
 	}
 	if st.Kind == Savepoint && !s.db.InTx() {
@@ -242,7 +258,7 @@ func (s *Session) lockAlone(st *Statement) (*Statement, error) {
 func (s *Session) want(how shim.BeginHow, st *Statement) shim.Want {
 	w := shim.Want{How: how, Temp: s.triggers.Any(), Replace: true, Probe: true}
 	if st != nil {
-		w.Replace, w.Probe = st.replaces(), st.deletes
+		w.Replace, w.Counts, w.Probe = st.replaces(), st.Kind == Write, st.deletes
 	}
 	var seq uint64
 	w.NextID, w.Change, seq = s.log.look()
@@ -297,7 +313,7 @@ func (s *Session) writeInside(ctx context.Context, st *Statement, exec func() er
 	if err := s.touchAll(st); err != nil {
 		return err
 	}
-	if err := s.c.StatementStarts(st.replaces()); err != nil {
+	if err := s.c.StatementStarts(st.replaces(), true); err != nil {
 		return s.notStarted(err)
 	}
 	err = exec()
@@ -363,7 +379,7 @@ func (s *Session) began(t shim.Txn, err error) error {
 func (s *Session) pass(st *Statement, exec func() error) error {
 	inside := s.db.InTx()
 	if s.locked {
-		if err := s.c.StatementStarts(true); err != nil {
+		if err := s.c.StatementStarts(true, st.Kind == Write); err != nil {
 			return s.notStarted(err)
 		}
 	}
@@ -450,8 +466,7 @@ func (s *Session) commit(exec func() error) error {
 	}
 	if s.gated {
 		if displaced := s.c.Check(); displaced != 0 {
-			s.c.Poison()
-			return fmt.Errorf("%w: %v", ErrHookDisplaced, displaced)
+			return s.hookDisplaced(displaced)
 		}
 		t, err := s.finish(false)
 		if err == nil && s.locked && t.Cookie != s.schema.Cookie {
@@ -563,6 +578,15 @@ func (s *Session) over() {
 		t, _ = s.c.Rollback() // what is wrong here, the next statement will meet
 	}
 	s.settle(t)
+}
+
+// hookDisplaced reports hooks once; the open transaction is lost.
+func (s *Session) hookDisplaced(h shim.Hooks) error {
+	s.displaced = 0
+	if s.db.InTx() {
+		s.c.Poison()
+	}
+	return fmt.Errorf("%w: %v", ErrHookDisplaced, h)
 }
 
 // acquire takes the gate, waiting as long as the context and the connection's

@@ -149,7 +149,7 @@ struct ts_capture {
   int bound_type;
   sqlite3_int64 bound_shape;
 
-  sqlite3_stmt *begin[2], *commit, *rollback, *cookie, *temp_cookie, *insert, *shape, *last_id, *max_id, *logged_row;
+  sqlite3_stmt *begin[2], *commit, *rollback, *cookie, *insert, *shape, *last_id, *max_id, *logged_row;
   sqlite3_stmt *old_begin, *old_commit;
 };
 
@@ -972,11 +972,18 @@ void ts_changes(ts_capture *c, sqlite3_int64 *changes, sqlite3_int64 *total, sql
   *rowid = sqlite3_last_insert_rowid(c->db);
 }
 
-/* user_runs: from here on SQLite's own count of changes is the user's. */
-static void user_runs(ts_capture *c) {
-  if (!c->changes_valid) c->changes = sqlite3_changes64(c->db);
-  c->changes_valid = 0;
+/* user_runs: SQLite counts the changes of a statement of the user from here on;
+** not counts: it is of a kind that is not counted. */
+static void user_runs(ts_capture *c, int counts) {
+  c->changes_valid = !counts;
   c->start_total = sqlite3_total_changes64(c->db);
+}
+
+/* user_ran: it has ended. */
+static void user_ran(ts_capture *c) {
+  if (c->changes_valid) return;
+  c->changes = sqlite3_changes64(c->db);
+  c->changes_valid = 1;
 }
 
 /* Between hide and unhide, statements of our own run. */
@@ -986,10 +993,7 @@ typedef struct hidden {
 
 static hidden hide(ts_capture *c) {
   hidden h;
-  if (!c->changes_valid) {
-    c->changes = sqlite3_changes64(c->db);
-    c->changes_valid = 1;
-  }
+  user_ran(c);
   /* Every call below takes this mutex; to hold it already makes that cheap. */
   sqlite3_mutex_enter(sqlite3_db_mutex(c->db));
   h.total = sqlite3_total_changes64(c->db);
@@ -1057,6 +1061,8 @@ int ts_capture_open(sqlite3 *db, sqlite3 *old, ts_capture **out) {
   c->old = old;
   c->shapes = 1;
   c->replace = 1;
+  c->changes = sqlite3_changes64(db);
+  c->changes_valid = 1;
   c->preupdate = ts_capture_preupdate();
   rc = sqlite3_create_function_v2(db, "changes", 0, flags, c, changes_func, NULL, NULL, NULL);
   if (rc == SQLITE_OK) rc = sqlite3_create_function_v2(db, "total_changes", 0, flags, c, total_changes_func, NULL, NULL, NULL);
@@ -1076,7 +1082,7 @@ int ts_capture_open(sqlite3 *db, sqlite3 *old, ts_capture **out) {
 /* ts_capture_close takes the hooks off and frees everything. */
 void ts_capture_close(ts_capture *c) {
   uint32_t i;
-  sqlite3_stmt **st[] = {&c->begin[0], &c->begin[1], &c->commit, &c->rollback, &c->cookie, &c->temp_cookie, &c->insert, &c->shape,
+  sqlite3_stmt **st[] = {&c->begin[0], &c->begin[1], &c->commit, &c->rollback, &c->cookie, &c->insert, &c->shape,
                          &c->last_id, &c->max_id, &c->logged_row, &c->old_begin, &c->old_commit};
   for (i = 0; i < sizeof(st) / sizeof(st[0]); i++) sqlite3_finalize(*st[i]);
   for (i = 0; i < c->ntables; i++) {
@@ -1217,6 +1223,7 @@ int ts_classify(ts_capture *c, const char *sql, int n, ts_class *out) {
   c->prev_action = 0;
   rc = sqlite3_prepare_v2(c->db, sql, n, &st, &tail);
   c->recording = 0;
+  out->authorized = c->probed;
   out->tail = (int)(tail - sql);
   out->deny = c->deny;
   out->deny_what = c->deny_what;
@@ -1671,7 +1678,7 @@ void ts_capture_state(ts_capture *c, ts_txn *out) {
 ** a transaction that writes already. Starts returns TS_UNCAPTURED if rows were
 ** changed since Go last looked: by the raw connection.
 */
-int ts_stmt_starts(ts_capture *c, int replace) {
+int ts_stmt_starts(ts_capture *c, int replace, int counts) {
   if (sqlite3_get_autocommit(c->db)) return TS_NOTX;
   if (sqlite3_total_changes64(c->db) != c->seen_total) {
     if (sqlite3_txn_state(c->db, "main") == SQLITE_TXN_WRITE) c->poisoned = 1;
@@ -1679,16 +1686,13 @@ int ts_stmt_starts(ts_capture *c, int replace) {
   }
   c->replace = replace;
   c->refused = 0;
-  user_runs(c);
+  user_runs(c, counts);
   return SQLITE_OK;
 }
 
 void ts_stmt_ends(ts_capture *c, ts_txn *out) {
   memset(out, 0, sizeof(*out));
-  if (!c->changes_valid) {
-    c->changes = sqlite3_changes64(c->db);
-    c->changes_valid = 1;
-  }
+  user_ran(c);
   if (sqlite3_get_autocommit(c->db) && (c->nentries > 0 || c->txn_id != 0 || c->poisoned)) ts_capture_reset(c);
   look(c, out);
 }
@@ -1699,7 +1703,11 @@ static int schema_cookies(ts_capture *c, int want_temp, ts_txn *out) {
   int rc = number(c->db, &c->cookie, "PRAGMA main.schema_version", &v);
   out->cookie = (uint32_t)v;
   if (rc == SQLITE_OK && want_temp) {
-    rc = number(c->db, &c->temp_cookie, "PRAGMA temp.schema_version", &v);
+    /* Prepared anew each time: PRAGMA temp_store takes the database away from
+    ** under a statement that is not. */
+    sqlite3_stmt *st = NULL;
+    rc = number(c->db, &st, "PRAGMA temp.schema_version", &v);
+    sqlite3_finalize(st);
     out->temp_cookie = (uint32_t)v;
   }
   return rc;
@@ -1783,7 +1791,7 @@ int ts_begin(ts_capture *c, const ts_want *want, ts_txn *out) {
   /* What was written before on this connection may not have been seen. */
   if (out->displaced && !sqlite3_get_autocommit(c->db)) c->poisoned = 1;
   unhide(c, h);
-  user_runs(c);
+  user_runs(c, want->counts);
   look(c, out);
   return rc;
 }

@@ -110,6 +110,9 @@ type Class struct {
 	Params   int
 	Columns  int
 	Actions  []Action
+	// Authorized tells that our authorizer was asked: Actions are complete. It is
+	// false, too, for statements that need no authorization (VACUUM).
+	Authorized bool
 	// Deny tells why Classify returned an error, if our authorizer is the reason.
 	Deny     Deny
 	DenyWhat string
@@ -191,7 +194,7 @@ func (c *Capture) Classify(sql string) (Class, error) {
 	defer C.free(unsafe.Pointer(text))
 	var out C.ts_class
 	rc := C.ts_classify(c.c, text, C.int(len(sql)), &out)
-	class := Class{Tail: int(out.tail), Deny: Deny(out.deny), DenyWhat: C.GoString(out.deny_what)}
+	class := Class{Tail: int(out.tail), Authorized: out.authorized != 0, Deny: Deny(out.deny), DenyWhat: C.GoString(out.deny_what)}
 	if err := check(rc); err != nil {
 		return class, err
 	}
@@ -224,6 +227,7 @@ type Want struct {
 	How     BeginHow
 	Temp    bool  // ask for TempCookie
 	Replace bool  // the statement that follows may replace rows
+	Counts  bool  // and SQLite counts its changes
 	Probe   bool  // make sure of the authorizer: the statement deletes
 	NextID  int64 // the next change id; 0: find it in the log
 	// Cookie is right if Known and Change is the commit counter still.
@@ -235,7 +239,7 @@ type Want struct {
 // counter under it. ErrInside: BeginImmediate inside a transaction.
 func (c *Capture) Begin(w Want) (Txn, error) {
 	c.want = C.ts_want{
-		how: C.int(w.How), temp: cbool(w.Temp), replace: cbool(w.Replace), probe: cbool(w.Probe),
+		how: C.int(w.How), temp: cbool(w.Temp), replace: cbool(w.Replace), counts: cbool(w.Counts), probe: cbool(w.Probe),
 		next_id: C.sqlite3_int64(w.NextID), known: cbool(w.Known), change: C.uint32_t(w.Change), cookie: C.uint32_t(w.Cookie),
 	}
 	err := c.check(C.ts_begin(c.c, &c.want, &c.out))
@@ -265,9 +269,10 @@ func (c *Capture) State() Txn {
 }
 
 // StatementStarts and StatementEnds stand around a statement of the user inside
-// an open transaction. ErrUncaptured: rows were changed outside of such a pair.
-func (c *Capture) StatementStarts(replace bool) error {
-	return c.check(C.ts_stmt_starts(c.c, cbool(replace)))
+// an open transaction; counts: SQLite counts its changes. ErrUncaptured: rows were
+// changed outside of such a pair.
+func (c *Capture) StatementStarts(replace, counts bool) error {
+	return c.check(C.ts_stmt_starts(c.c, cbool(replace), cbool(counts)))
 }
 
 // StatementEnds: see StatementStarts.

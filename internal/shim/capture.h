@@ -48,6 +48,7 @@ typedef struct ts_want {
   int how;               /* TS_BEGIN_… */
   int temp;              /* read temp_cookie */
   int replace;           /* the statement that follows may replace rows */
+  int counts;            /* and SQLite counts its changes */
   int probe;             /* make sure of the authorizer: the statement deletes */
   sqlite3_int64 next_id; /* the next change id; 0: read it */
   int known;             /* cookie is right if change is the commit counter */
@@ -104,6 +105,7 @@ typedef struct ts_class {
   int explain;
   int params;
   int columns;
+  int authorized; /* our authorizer was asked */
   int deny;
   const char *deny_what;
   const void *actions; /* valid until the next call */
@@ -131,7 +133,7 @@ int ts_define_keyed(ts_capture *c, const char *name, int nkey, const int *column
 void ts_undefine_keyed(ts_capture *c);
 void ts_ddl(ts_capture *c, int ddl);
 int ts_log_schema(ts_capture *c, int type, const void *record, int n, sqlite3_int64 *id);
-int ts_stmt_starts(ts_capture *c, int replace);
+int ts_stmt_starts(ts_capture *c, int replace, int counts);
 void ts_stmt_ends(ts_capture *c, ts_txn *out);
 void ts_changes(ts_capture *c, sqlite3_int64 *changes, sqlite3_int64 *total, sqlite3_int64 *rowid);
 int ts_same_file(sqlite3 *db, char *name, int n);
