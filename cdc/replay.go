@@ -23,6 +23,11 @@ type Replayer struct {
 	ahead      []Change           // schema changes of the log, see Foresee
 	moved      map[movedRow]int64 // logged rowid to the present one, where they differ
 	done       map[ID]bool        // schema changes that base was found to have
+	// fresh are the present rowids of rows without identity that stand in the new
+	// log as inserts but did not in the old one under that rowid: a change of a
+	// base row with such a rowid means another row, and goes by content, as it will
+	// when the new log is read.
+	fresh map[movedRow]bool
 }
 
 type movedRow struct {
@@ -37,7 +42,7 @@ type movedRow struct {
 func NewReplayer(conn *sqlite3.SQLiteConn) (*Replayer, error) {
 	return &Replayer{
 		conn: conn, statements: statements{conn: conn},
-		moved: make(map[movedRow]int64), done: make(map[ID]bool),
+		moved: make(map[movedRow]int64), done: make(map[ID]bool), fresh: make(map[movedRow]bool),
 	}, nil
 }
 
@@ -252,6 +257,7 @@ func (a *attempt) change(c *Change) error {
 	if err != nil || r.unchanged() {
 		return err
 	}
+	r.Local = r.Local || r.bagBefore && a.fresh[movedRow{lower(r.Table), r.RowID}]
 	r.logged, r.RowID = r.RowID, a.present(r)
 	if a.deletesFirst {
 		return a.deleteFirst(r)
@@ -332,6 +338,13 @@ func (a *attempt) schema(c *Change) error {
 			if row.table == lower(from) {
 				a.move(row, 0, true)
 				a.move(movedRow{lower(to), row.rowid}, rowid, false)
+			}
+		}
+		for row := range maps.Clone(a.fresh) {
+			if named := (movedRow{lower(to), row.rowid}); row.table == lower(from) {
+				delete(a.fresh, row)
+				a.fresh[named] = true
+				a.undo = append(a.undo, func() { delete(a.fresh, named); a.fresh[row] = true })
 			}
 		}
 	}
@@ -441,7 +454,7 @@ func (a *attempt) insertBag(r *rowChange) error {
 	if name := a.rowid(r); name != "" {
 		_, _, err := a.exec(r.insert(name))
 		if err == nil {
-			a.placed(r, r.RowID)
+			a.inserted(r, r.RowID)
 		}
 		if !rowidTaken(err) {
 			return err
@@ -449,9 +462,20 @@ func (a *attempt) insertBag(r *rowChange) error {
 	}
 	_, rowid, err := a.exec(r.insert(""))
 	if err == nil {
-		a.placed(r, rowid)
+		a.inserted(r, rowid)
 	}
 	return err
+}
+
+// inserted notes where a row without identity was put.
+func (a *attempt) inserted(r *rowChange, rowid int64) {
+	a.placed(r, rowid)
+	row := movedRow{lower(r.Table), rowid}
+	if !r.back && rowid == r.logged || a.fresh[row] {
+		return
+	}
+	a.fresh[row] = true
+	a.undo = append(a.undo, func() { delete(a.fresh, row) })
 }
 
 func rowidTaken(err error) bool {
@@ -492,6 +516,10 @@ func (a *attempt) delete(r *rowChange) (found bool, err error) {
 		}
 	}
 	changed, _, err := a.exec(r.delete(name))
+	if row := (movedRow{lower(r.Table), r.RowID}); changed > 0 && r.bagBefore && a.fresh[row] {
+		delete(a.fresh, row)
+		a.undo = append(a.undo, func() { a.fresh[row] = true })
+	}
 	return changed > 0, err
 }
 
@@ -514,7 +542,7 @@ func (a *attempt) updateBag(r *rowChange) error {
 }
 
 func (r *rowChange) becomeInsert() {
-	r.Type, r.Before, r.before, r.changed, r.bagBefore = Insert, nil, nil, nil, false
+	r.Type, r.Before, r.before, r.changed, r.bagBefore, r.back = Insert, nil, nil, nil, false, true
 }
 
 // deleteFirst removes what the change touches, and leaves the rest for

@@ -20,6 +20,8 @@ type rowChange struct {
 	// logged is the rowid that the log has for the row, while RowID may say where
 	// it was moved to. Only the replay sets it.
 	logged int64
+	// back marks the insert that an update of a vanished row became.
+	back bool
 }
 
 func decodeRow(c *Change) (*rowChange, error) {
