@@ -84,7 +84,13 @@ func (p *pull) run(ctx context.Context) error {
 		return err
 	}
 	if st := r.state(); d != nil && d.sealed && d.from == st.revision && (d.whole || st.basePages > 0 && !st.bootstrap) {
-		if err := p.apply(ctx, d); err != nil {
+		var replay *syncer.ReplayError
+		if err := p.apply(ctx, d); errors.As(err, &replay) {
+			// An earlier call met the same; the remote may have been put right since.
+			if err := remove(r.files.pull()); err != nil {
+				return err
+			}
+		} else if err != nil {
 			return err
 		}
 		d = nil
