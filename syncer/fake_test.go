@@ -249,6 +249,27 @@ func newFakeRemote(t testing.TB) *fakeRemote {
 	return &fakeRemote{t: t, watermarks: map[string]cdc.ID{}, arrived: map[cdc.ID]int{}, news: make(chan struct{})}
 }
 
+// set changes the remote while the loop runs.
+func (f *fakeRemote) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// count reads a number while the loop runs.
+func (f *fakeRemote) count(n *int) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return *n
+}
+
+// sent returns the batches that were accepted so far.
+func (f *fakeRemote) sent() []Batch {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.batches)
+}
+
 func (f *fakeRemote) begin() func() {
 	f.mu.Lock()
 	f.running++
@@ -264,8 +285,11 @@ func (f *fakeRemote) begin() func() {
 
 func (f *fakeRemote) Watermark(ctx context.Context, clientID string) (cdc.ID, bool, error) {
 	defer f.begin()()
-	if f.onMark != nil {
-		if err := f.onMark(ctx); err != nil {
+	f.mu.Lock()
+	onMark := f.onMark
+	f.mu.Unlock()
+	if onMark != nil {
+		if err := onMark(ctx); err != nil {
 			return 0, false, err
 		}
 	}
@@ -277,8 +301,11 @@ func (f *fakeRemote) Watermark(ctx context.Context, clientID string) (cdc.ID, bo
 
 func (f *fakeRemote) Push(ctx context.Context, b Batch) (PushResult, error) {
 	defer f.begin()()
-	if f.onPush != nil {
-		if err := f.onPush(ctx, b); err != nil {
+	f.mu.Lock()
+	onPush := f.onPush
+	f.mu.Unlock()
+	if onPush != nil {
+		if err := onPush(ctx, b); err != nil {
 			return PushResult{}, err
 		}
 	}
@@ -317,11 +344,11 @@ func (f *fakeRemote) Schema(context.Context) ([]SchemaObject, error) {
 func (f *fakeRemote) Fetch(ctx context.Context, req PullRequest, sink PullSink) error {
 	f.mu.Lock()
 	f.pulls++
-	news := f.news
+	news, onPull := f.news, f.onPull
 	current := page.Revision(fmt.Sprint(f.revision)) == req.Have
 	f.mu.Unlock()
-	if f.onPull != nil {
-		if err := f.onPull(ctx); err != nil {
+	if onPull != nil {
+		if err := onPull(ctx); err != nil {
 			return err
 		}
 	}

@@ -66,11 +66,11 @@ func TestPushIsDebounced(t *testing.T) {
 			w.replica.commit(2)
 			w.pass(time.Millisecond)
 		}
-		if n := len(w.remote.batches); n != 0 {
+		if n := len(w.remote.sent()); n != 0 {
 			t.Errorf("%d batches before the delay, want 0", n)
 		}
 		w.pass(DefaultPushDelay)
-		if n := len(w.remote.batches); n != 1 {
+		if n := len(w.remote.sent()); n != 1 {
 			t.Errorf("%d batches, want 1", n)
 		}
 		w.remote.each(20)
@@ -90,7 +90,7 @@ func TestIdleCostsNothing(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.start(Config{PullInterval: time.Minute})
 		w.pass(time.Hour)
-		if n := w.remote.pulls; n > 61 {
+		if n := w.remote.count(&w.remote.pulls); n > 61 {
 			t.Errorf("%d pulls in an hour, want at most 61", n)
 		}
 		if n := w.replica.pendings; n > 2 {
@@ -109,7 +109,7 @@ func TestBatchesAreBounded(t *testing.T) {
 		}
 		w.start(Config{Pull: PullManual, BatchChanges: 7})
 		w.pass(time.Second)
-		for _, b := range w.remote.batches {
+		for _, b := range w.remote.sent() {
 			if len(b.Mutations) > 7 {
 				t.Errorf("batch of %d mutations, want at most 7", len(b.Mutations))
 			}
@@ -137,7 +137,7 @@ func TestOfflineBacksOffAndRecovers(t *testing.T) {
 		waited := make(chan error, 1)
 		go func() { waited <- w.loop.Wait(w.Context()) }()
 		w.pass(time.Minute)
-		w.remote.onPull, w.remote.onMark = nil, nil
+		w.remote.set(func() { w.remote.onPull, w.remote.onMark = nil, nil })
 		w.pass(2 * DefaultBackoffMax)
 		w.state(Running)
 		w.remote.each(1)
@@ -157,7 +157,7 @@ func TestExplicitPushIgnoresBackoff(t *testing.T) {
 		if err := w.loop.Push(w.Context()); err == nil || !strings.Contains(err.Error(), "unreachable") {
 			t.Errorf("Push: %v, want the remote's error", err)
 		}
-		w.remote.onMark = nil
+		w.remote.set(func() { w.remote.onMark = nil })
 		if err := w.loop.Push(w.Context()); err != nil {
 			t.Errorf("Push: %v", err)
 		}
@@ -235,8 +235,8 @@ func TestPullFirst(t *testing.T) {
 			t.Errorf("Wait: %v", err)
 		}
 		w.remote.each(1)
-		if w.remote.pulls != 1 {
-			t.Errorf("%d pulls, want 1", w.remote.pulls)
+		if w.remote.count(&w.remote.pulls) != 1 {
+			t.Errorf("%d pulls, want 1", w.remote.count(&w.remote.pulls))
 		}
 	})
 }
@@ -331,7 +331,10 @@ func TestHaltPolicy(t *testing.T) {
 		decide func(w *world) error
 		after  []cdc.ID // changes that did not arrive
 	}{
-		{"retry", func(w *world) error { w.remote.onPush = nil; return w.loop.Retry(w.Context()) }, nil},
+		{"retry", func(w *world) error {
+			w.remote.set(func() { w.remote.onPush = nil })
+			return w.loop.Retry(w.Context())
+		}, nil},
 		{"skip", func(w *world) error { return w.loop.Skip(w.Context()) }, []cdc.ID{3}},
 		{"rewrite", func(w *world) error {
 			return w.loop.Rewrite(w.Context(), []cdc.Mutation{{SQL: "INSERT INTO item VALUES (3, 'other')", Change: 300}})
@@ -350,14 +353,14 @@ func TestHaltPolicy(t *testing.T) {
 				if s := w.loop.Status(); s.Txn != 3 || !strings.Contains(s.Reason, "UNIQUE") || len(s.Changes) != 1 {
 					t.Errorf("status = %+v, want transaction 3 and the remote's words", s)
 				}
-				n := len(w.remote.batches)
+				n := len(w.remote.sent())
 				var halted *HaltedError
 				if err := w.loop.Wait(w.Context()); !errors.As(err, &halted) {
 					t.Errorf("Wait: %v, want a HaltedError", err)
 				}
 				w.replica.commit(1)
 				w.pass(time.Hour)
-				if len(w.remote.batches) != n {
+				if len(w.remote.sent()) != n {
 					t.Errorf("pushed while halted")
 				}
 				if err := c.decide(w); err != nil {
@@ -395,16 +398,16 @@ func TestDisagreement(t *testing.T) {
 		if len(w.replica.rejected) != 0 {
 			t.Errorf("rejected %v", w.replica.rejected)
 		}
-		pulls := w.remote.pulls
+		pulls := w.remote.count(&w.remote.pulls)
 		w.pass(time.Hour)
-		if w.remote.pulls < pulls+50 {
-			t.Errorf("%d pulls in an hour, want them to go on", w.remote.pulls-pulls)
+		if w.remote.count(&w.remote.pulls) < pulls+50 {
+			t.Errorf("%d pulls in an hour, want them to go on", w.remote.count(&w.remote.pulls)-pulls)
 		}
 		w.state(Halted)
-		w.remote.mu.Lock()
-		w.remote.onPush = nil
-		w.remote.advance()
-		w.remote.mu.Unlock()
+		w.remote.set(func() {
+			w.remote.onPush = nil
+			w.remote.advance()
+		})
 		w.pass(2 * time.Minute)
 		w.state(Running)
 		w.remote.each(1)
@@ -419,10 +422,10 @@ func TestUnsupportedRemoteHalts(t *testing.T) {
 		w.start(Config{})
 		w.pass(time.Hour)
 		w.state(Halted)
-		if w.remote.pulls != 1 {
-			t.Errorf("%d pulls, want 1", w.remote.pulls)
+		if w.remote.count(&w.remote.pulls) != 1 {
+			t.Errorf("%d pulls, want 1", w.remote.count(&w.remote.pulls))
 		}
-		w.remote.onPull = nil
+		w.remote.set(func() { w.remote.onPull = nil })
 		if err := w.loop.Retry(w.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -454,8 +457,8 @@ func TestLongPoll(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.start(Config{Pull: PullLongPoll, LongPoll: time.Minute})
 		w.pass(10 * time.Second)
-		if w.remote.polls != 1 {
-			t.Fatalf("%d long polls, want 1", w.remote.polls)
+		if w.remote.count(&w.remote.polls) != 1 {
+			t.Fatalf("%d long polls, want 1", w.remote.count(&w.remote.polls))
 		}
 		// News arrive at once.
 		w.remote.mu.Lock()
@@ -478,9 +481,9 @@ func TestLongPoll(t *testing.T) {
 		if d := time.Since(start); d != 0 {
 			t.Errorf("Sync took %v", d)
 		}
-		before := w.remote.polls
+		before := w.remote.count(&w.remote.polls)
 		w.pass(10 * time.Minute)
-		if n := w.remote.polls - before; n < 9 || n > 11 {
+		if n := w.remote.count(&w.remote.polls) - before; n < 9 || n > 11 {
 			t.Errorf("%d long polls in 10 minutes, want 10", n)
 		}
 	})
@@ -492,7 +495,7 @@ func TestLongPollThatDoesNotWait(t *testing.T) {
 		w.remote.noPolls = true
 		w.start(Config{Pull: PullLongPoll, PullInterval: 10 * time.Second})
 		w.pass(10 * time.Minute)
-		if n := w.remote.pulls; n > 65 {
+		if n := w.remote.count(&w.remote.pulls); n > 65 {
 			t.Errorf("%d pulls in 10 minutes, want about 60", n)
 		}
 	})
@@ -561,7 +564,7 @@ func TestCallersGiveUp(t *testing.T) {
 		if err := w.loop.Push(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Push: %v, want its context's error", err)
 		}
-		w.remote.onPush = nil
+		w.remote.set(func() { w.remote.onPush = nil })
 		w.state(Running) // giving up is not the remote's fault
 		if err := w.loop.Push(w.Context()); err != nil {
 			t.Errorf("Push: %v", err)
@@ -706,17 +709,17 @@ func TestReplayErrorHalts(t *testing.T) {
 		w.start(Config{Push: PushManual})
 		w.pass(time.Hour)
 		w.state(Halted)
-		if s := w.loop.Status(); s.Txn != 1 || w.remote.pulls != 1 {
-			t.Errorf("status = %v after %d pulls, want transaction 1 and one pull", s, w.remote.pulls)
+		if s := w.loop.Status(); s.Txn != 1 || w.remote.count(&w.remote.pulls) != 1 {
+			t.Errorf("status = %v after %d pulls, want transaction 1 and one pull", s, w.remote.count(&w.remote.pulls))
 		}
-		w.remote.onPull = nil
+		w.remote.set(func() { w.remote.onPull = nil })
 		if err := w.loop.Skip(w.Context()); err != nil {
 			t.Fatal(err)
 		}
 		w.pass(time.Minute)
 		w.state(Running)
-		if len(w.replica.rejected) != 1 || w.remote.pulls < 2 {
-			t.Errorf("rejected %v, %d pulls", w.replica.rejected, w.remote.pulls)
+		if len(w.replica.rejected) != 1 || w.remote.count(&w.remote.pulls) < 2 {
+			t.Errorf("rejected %v, %d pulls", w.replica.rejected, w.remote.count(&w.remote.pulls))
 		}
 	})
 }
