@@ -98,14 +98,15 @@ var pragmas = map[string]bool{
 	"wal_autocheckpoint": false,
 }
 
-// restrict keeps the SQL of strangers inside the database.
-func (c *conn) restrict(access Access) error {
-	if access == ReadOnly {
+// restrict keeps the SQL of strangers inside the database, and inside what they
+// are permitted.
+func (c *conn) restrict(permission Permission) error {
+	if permission.ReadOnly() {
 		if _, err := c.c.Exec("PRAGMA query_only=1", []driver.Value{}); err != nil {
 			return err
 		}
 	}
-	c.c.RegisterAuthorizer(func(action int, arg1, arg2, _ string) int {
+	c.c.RegisterAuthorizer(func(action int, arg1, arg2, schema string) int {
 		switch action {
 		case sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH:
 			return sqlite3.SQLITE_DENY
@@ -119,6 +120,9 @@ func (c *conn) restrict(access Access) error {
 			if strings.EqualFold(arg2, "load_extension") || strings.EqualFold(arg2, "ts_shim_handle") {
 				return sqlite3.SQLITE_DENY
 			}
+		}
+		if !permission.Allow(Action{action, arg1, arg2, schema}) {
+			return sqlite3.SQLITE_DENY
 		}
 		return sqlite3.SQLITE_OK
 	})

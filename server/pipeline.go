@@ -12,7 +12,7 @@ import (
 )
 
 // pipeline answers POST /v2/pipeline and /v3/pipeline.
-func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, access Access) {
+func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Permission) {
 	body, ok := s.body(w, r, s.cfg.BodyMax)
 	if !ok {
 		return
@@ -28,7 +28,7 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, access Access)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
 	defer cancel()
-	results, err := s.run(ctx, req, access)
+	results, err := s.run(ctx, req, permission)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		fail(w, http.StatusServiceUnavailable, "the request took too long and was rolled back")
@@ -51,7 +51,7 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, access Access)
 }
 
 // run executes a pipeline on a connection of its own.
-func (s *Server) run(ctx context.Context, req wire.PipelineRequest, access Access) ([]wire.StreamResult, error) {
+func (s *Server) run(ctx context.Context, req wire.PipelineRequest, permission Permission) ([]wire.StreamResult, error) {
 	s.gate.RLock()
 	defer s.afterCommit()
 	defer s.gate.RUnlock()
@@ -60,7 +60,7 @@ func (s *Server) run(ctx context.Context, req wire.PipelineRequest, access Acces
 		return nil, err
 	}
 	defer func() { _ = c.close() }() // rolls back what is open
-	if err := c.restrict(access); err != nil {
+	if err := c.restrict(permission); err != nil {
 		return nil, err
 	}
 	x := session{ctx: ctx, conn: c, left: s.cfg.AnswerMax, sql: map[int32]string{}}

@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -36,24 +35,20 @@ const (
 	DefaultCheckpointBytes = 16 << 20
 )
 
-// Access is what a request may do.
-type Access int
-
-// The kinds of access.
-const (
-	NoAccess Access = iota // refused with 401
-	ReadOnly               // pulls, and statements that do not write
-	ReadWrite
-)
-
 // Config says what to serve. File is required.
 type Config struct {
 	// File is the database. It is created if it does not exist; its pages must be
 	// of 4096 bytes and its text UTF-8.
 	File string
+	// Name is what Permit is told that the database is called.
+	Name string
 	// Authorize says what the bearer of a token may do; the token is empty when
 	// there is none. Nil lets everybody do everything.
 	Authorize func(ctx context.Context, token string) Access
+	// Permit is Authorize for those who make finer differences, and is asked in its
+	// place when it is set. An error refuses the request with 401, or as a
+	// [DeniedError] says. It is asked for every request.
+	Permit func(ctx context.Context, database, token string) (Permission, error)
 	// BodyMax bounds the body of a request, AnswerMax the rows that a pipeline
 	// answers with; 0 means DefaultBodyMax and DefaultAnswerMax.
 	BodyMax, AnswerMax int64
@@ -163,12 +158,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	type endpoint struct{ method, path string }
 	switch (endpoint{r.Method, r.URL.Path}) {
 	case endpoint{http.MethodPost, wire.PullPath}:
-		if s.access(w, r) != NoAccess {
+		if p, ok := s.permit(w, r); ok {
+			if err := p.Pull(); err != nil {
+				deny(w, err, http.StatusForbidden)
+				return
+			}
 			s.pull(w, r)
 		}
 	case endpoint{http.MethodPost, wire.PipelinePath}, endpoint{http.MethodPost, wire.PipelineV3}:
-		if a := s.access(w, r); a != NoAccess {
-			s.pipeline(w, r, a)
+		if p, ok := s.permit(w, r); ok {
+			s.pipeline(w, r, p)
 		}
 	case endpoint{http.MethodGet, "/v2"}, endpoint{http.MethodGet, "/v3"}, endpoint{http.MethodGet, "/health"}:
 		w.WriteHeader(http.StatusOK) // version probes of SQL clients
@@ -184,22 +183,6 @@ func allowBrowsers(h http.Header) {
 	h.Set("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
 	h.Set("Access-Control-Allow-Headers", "*")
 	h.Set("Access-Control-Expose-Headers", "*")
-}
-
-// access asks who it is, and answers those who are refused.
-func (s *Server) access(w http.ResponseWriter, r *http.Request) Access {
-	if s.cfg.Authorize == nil {
-		return ReadWrite
-	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "bearer") {
-		token = ""
-	}
-	a := s.cfg.Authorize(r.Context(), strings.TrimSpace(token))
-	if a == NoAccess {
-		fail(w, http.StatusUnauthorized, "Unauthorized: the token is missing or not valid")
-	}
-	return a
 }
 
 // fail answers with an error.
