@@ -384,3 +384,26 @@ func TestReplicaOfPlainDatabases(t *testing.T) {
 		t.Error("ReplicaOf accepted a database of another driver")
 	}
 }
+
+// TestRejectionsThatFollow puts aside what builds on a refused transaction, and
+// says so.
+func TestRejectionsThatFollow(t *testing.T) {
+	eachRemote(t, func(t *testing.T, r remote) {
+		one, two := open(t, r), open(t, r)
+		one.exec(`CREATE TABLE u(id TEXT PRIMARY KEY, mail TEXT UNIQUE)`)
+		one.sync()
+		two.sync()
+		one.exec(`INSERT INTO u VALUES ('a', 'm@x')`)
+		one.push()
+		two.exec(`INSERT INTO u VALUES ('c', 'm@x')`, `UPDATE u SET mail = 'free@x' WHERE id = 'c'`, `UPDATE u SET mail = 'm@x' WHERE id = 'c'`)
+		var rejected *tursosync.RejectedError
+		if err := two.r.Push(t.Context()); !errors.As(err, &rejected) {
+			t.Fatalf("push: %v, want a RejectedError", err)
+		}
+		list, err := two.r.Rejected(t.Context())
+		if err != nil || len(list) != len(rejected.Rejections) {
+			t.Errorf("%d transactions are put aside, %d were reported: %v", len(list), len(rejected.Rejections), err)
+		}
+		converge(t, r, one, two)
+	})
+}

@@ -31,6 +31,10 @@ var (
 	ErrUnauthorized = errors.New("remote does not take the token")
 )
 
+// ErrNoSnapshot is what Remote.Fetch returns for a PullRequest.Snapshot that the
+// remote does not understand.
+var ErrNoSnapshot = errors.New("remote has no snapshots")
+
 // Kind is what an error of the remote means for the syncer.
 type Kind int
 

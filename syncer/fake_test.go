@@ -131,7 +131,7 @@ func (r *fakeReplica) Reconcile(_ context.Context, w cdc.ID, found bool) (bool, 
 	return true, nil
 }
 
-func (r *fakeReplica) Reject(_ context.Context, txns []cdc.ID, reason string) error {
+func (r *fakeReplica) Reject(_ context.Context, txns []cdc.ID, reason string) ([]Rejection, error) {
 	defer r.alone()()
 	r.txns = slices.DeleteFunc(r.txns, func(t Txn) bool {
 		if !slices.Contains(txns, t.ID()) {
@@ -140,7 +140,7 @@ func (r *fakeReplica) Reject(_ context.Context, txns []cdc.ID, reason string) er
 		r.rejected = append(r.rejected, Rejection{Txn: t.ID(), Changes: t.Changes, Reason: reason})
 		return true
 	})
-	return nil
+	return nil, nil
 }
 
 func (r *fakeReplica) Pull(ctx context.Context, fetch Fetch, opts PullOptions) (PullReport, error) {

@@ -30,8 +30,9 @@ type Replica interface {
 	// every change that is not part of base pending, and renewed is true.
 	Reconcile(ctx context.Context, watermark cdc.ID, found bool) (renewed bool, err error)
 	// Reject moves the transactions with these first change ids into
-	// turso_sync_rejected with the remote's words.
-	Reject(ctx context.Context, txns []cdc.ID, reason string) error
+	// turso_sync_rejected with the remote's words. Later transactions that make no
+	// sense without them are put aside as well, and returned.
+	Reject(ctx context.Context, txns []cdc.ID, reason string) (others []Rejection, err error)
 	// Pull brings base to the remote's newest revision and rebases what is pending.
 	// It drives fetch itself: once for an increment, several times for a chunked
 	// bootstrap, and resumes what an earlier call left unfinished.
@@ -134,6 +135,10 @@ type PullRequest struct {
 	At       page.Revision // answer as of this revision; empty: the newest
 	Pages    *page.Set     // nil: all pages
 	LongPoll time.Duration // how long the remote may wait for news; 0: not at all
+	// Snapshot asks for the whole database whatever the remote's history holds
+	// (ReplaceBase), or, if it is still at Have, for no page. ErrNoSnapshot is the
+	// answer of remotes that have no such thing.
+	Snapshot bool
 }
 
 // PullHeader opens the answer to a PullRequest.

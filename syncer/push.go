@@ -289,15 +289,19 @@ func cutBefore(txns []Txn, refused cdc.ID) int {
 	return len(txns) / 2
 }
 
-// reject puts a transaction aside.
+// reject puts a transaction aside, and those that the replica cannot keep without
+// it.
 func (l *Loop) reject(ctx context.Context, txn Txn, reason string) error {
-	if err := l.replica.Reject(ctx, []cdc.ID{txn.ID()}, reason); err != nil {
+	others, err := l.replica.Reject(ctx, []cdc.ID{txn.ID()}, reason)
+	if err != nil {
 		return fmt.Errorf("put transaction %d aside: %w", txn.ID(), err)
 	}
-	delete(l.rewrites, txn.ID())
-	r := Rejection{Txn: txn.ID(), Changes: txn.Changes, Reason: reason, Time: time.Now()}
-	l.rejections = append(l.rejections, r)
-	l.cfg.Logger.Warn("transaction rejected", keyTxn, int64(r.Txn), keyReason, reason)
-	l.Publish(Rejected{r})
+	first := Rejection{Txn: txn.ID(), Changes: txn.Changes, Reason: reason, Time: time.Now()}
+	for _, r := range append([]Rejection{first}, others...) {
+		delete(l.rewrites, r.Txn)
+		l.rejections = append(l.rejections, r)
+		l.cfg.Logger.Warn("transaction rejected", keyTxn, int64(r.Txn), keyReason, r.Reason)
+		l.Publish(Rejected{r})
+	}
 	return nil
 }

@@ -130,32 +130,38 @@ func (r *Replica) Reconcile(ctx context.Context, watermark cdc.ID, found bool) (
 // Reject implements syncer.Replica. The transactions' rows leave live in the same
 // commit in which they are put aside, and so do those of later transactions that
 // cannot be replayed without them.
-func (r *Replica) Reject(ctx context.Context, txns []cdc.ID, reason string) error {
-	return r.locked("put transactions aside", func() error {
-		if err := r.finishCommitted(); err != nil {
-			return err
-		}
-		usable, err := r.baseUsable()
-		if err != nil {
-			return err
-		}
-		if !usable || r.state().adopt != "" {
-			return r.rejectLater(ctx, txns, reason)
-		}
-		reject := make(map[cdc.ID]string, len(txns))
-		for _, id := range txns {
-			reject[id] = reason
-		}
-		for attempt := 1; ; attempt++ {
-			if err := r.absorb(ctx); err != nil {
-				return err
-			}
-			b := &rebase{r: r, reject: reject, report: &syncer.PullReport{}}
-			if err := b.run(ctx); !isForeign(err) || attempt >= attemptsMax {
-				return err
-			}
-		}
+func (r *Replica) Reject(ctx context.Context, txns []cdc.ID, reason string) (others []syncer.Rejection, err error) {
+	err = r.locked("put transactions aside", func() error {
+		others, err = r.reject(ctx, txns, reason)
+		return err
 	})
+	return others, err
+}
+
+func (r *Replica) reject(ctx context.Context, txns []cdc.ID, reason string) ([]syncer.Rejection, error) {
+	if err := r.finishCommitted(); err != nil {
+		return nil, err
+	}
+	usable, err := r.baseUsable()
+	if err != nil {
+		return nil, err
+	}
+	if !usable || r.state().adopt != "" {
+		return nil, r.rejectLater(ctx, txns, reason)
+	}
+	reject := make(map[cdc.ID]string, len(txns))
+	for _, id := range txns {
+		reject[id] = reason
+	}
+	for attempt := 1; ; attempt++ {
+		if err := r.absorb(ctx); err != nil {
+			return nil, err
+		}
+		b := &rebase{r: r, reject: reject, report: &syncer.PullReport{}}
+		if err := b.run(ctx); !isForeign(err) || attempt >= attemptsMax {
+			return b.report.Rejected, err
+		}
+	}
 }
 
 // rejectLater puts transactions aside while there is no base to replay on: their

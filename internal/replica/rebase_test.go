@@ -504,7 +504,7 @@ func TestReplayHalts(t *testing.T) {
 			}
 			invariant(t, rep)
 			wantRows(t, rep, `SELECT id, mail FROM u`, "1 a@x")
-			if err := rep.Reject(t.Context(), []cdc.ID{1}, "skipped"); err != nil {
+			if _, err := rep.Reject(t.Context(), []cdc.ID{1}, "skipped"); err != nil {
 				t.Fatal(err)
 			}
 			invariant(t, rep)
@@ -524,7 +524,7 @@ func TestReject(t *testing.T) {
 	write(t, rep, `CREATE TABLE refused(x)`)
 	write(t, rep, `INSERT INTO refused VALUES (1)`)
 	write(t, rep, `INSERT INTO people(id, name) VALUES (1, 'ann')`)
-	if err := rep.Reject(t.Context(), []cdc.ID{1}, "not authorized"); err != nil {
+	if _, err := rep.Reject(t.Context(), []cdc.ID{1}, "not authorized"); err != nil {
 		t.Fatal(err)
 	}
 	invariant(t, rep)
