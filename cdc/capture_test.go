@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/mattn/go-sqlite3"
@@ -24,7 +25,7 @@ type live struct {
 	log    *cdc.Log
 	before *database // a copy of what it was before anything was captured
 	conns  map[string]*captured
-	woken  int
+	woken  atomic.Int32
 }
 
 // captured is a connection with a Session.
@@ -46,7 +47,7 @@ func newLive(tb testing.TB, scripts ...string) *live {
 		tb.Fatal(err)
 	}
 	l.before = l.copy(plain.SQLiteConn)
-	log, err := cdc.OpenLog(cdc.LogConfig{Path: l.path, Committed: func() { l.woken++ }})
+	log, err := cdc.OpenLog(cdc.LogConfig{Path: l.path, Committed: func() { l.woken.Add(1) }})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -236,7 +237,8 @@ func (l *live) check() {
 	if err := r.Close(); err != nil {
 		l.Fatal(err)
 	}
-	l.same("replay", content(replayed), want)
+	// Rowids of tables with another key are nobody's identity.
+	l.same("replay", replayed.dump(true), now.dump(true))
 	if l.Failed() {
 		l.Log("the log:\n" + logText(l.TB, l.changes()))
 	}

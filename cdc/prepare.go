@@ -18,10 +18,12 @@ import (
 // ready is what a statement needs around it.
 type ready struct {
 	replace bool           // it may replace rows
+	rekey   bool           // it may change primary keys
 	all     []*hooks.Table // tables of which every row counts as touched
 }
 
 func (st *Statement) replaces() bool { return st.ready == nil || st.ready.replace }
+func (st *Statement) rekeys() bool   { return st.ready == nil || st.ready.rekey }
 
 // fresh returns the statement as it is with the present schema.
 func (s *Session) fresh(st *Statement) (*Statement, error) {
@@ -143,12 +145,13 @@ func (s *Session) careFor(st *Statement, g *target, r *ready) error {
 			return err
 		}
 	}
-	if s.traced {
-		return nil
-	}
 	rowid := false
 	for _, column := range g.updated {
 		rowid = rowid || t.AliasIs(column)
+		r.rekey = r.rekey || t.InKey(column)
+	}
+	if s.traced {
+		return nil
 	}
 	g.care = s.schema.Need(t, rowid, st.replace)
 	if g.care&hooks.CareAll != 0 {
@@ -231,6 +234,9 @@ func (s *Session) define(name string) error {
 		Name: t.Name, Columns: len(t.Stored), SelectNew: t.SelectRow(),
 		Bulk: t.LogInserts(id), Shape: id, ShapeKey: shapeKey + strconv.FormatInt(id, 10), ShapeJSON: shape.JSON(),
 	}
+	if t.Alias < 0 {
+		d.Key = t.Key
+	}
 	sources, old, oldMap := s.lineage.Trace(t)
 	if old != nil {
 		d.SelectOld, d.OldMap = old.SelectRow(), oldMap
@@ -261,7 +267,7 @@ func (s *Session) runSchema(st *Statement, exec func() error) error {
 	if err != nil {
 		return err
 	}
-	if err := s.c.StatementStarts(true, false); err != nil {
+	if err := s.c.StatementStarts(true, true, false); err != nil {
 		return uncaptured(err)
 	}
 	err = exec()

@@ -256,9 +256,9 @@ func (s *Session) lockAlone(st *Statement) (*Statement, error) {
 
 // want is what Begin is to do for a statement; nil: whatever follows.
 func (s *Session) want(how shim.BeginHow, st *Statement) shim.Want {
-	w := shim.Want{How: how, Temp: s.triggers.Any(), Replace: true, Probe: true}
+	w := shim.Want{How: how, Temp: s.triggers.Any(), Replace: true, Rekey: true, Probe: true}
 	if st != nil {
-		w.Replace, w.Counts, w.Probe = st.replaces(), st.Kind == Write, st.deletes
+		w.Replace, w.Rekey, w.Counts, w.Probe = st.replaces(), st.rekeys(), st.Kind == Write, st.deletes
 	}
 	var seq uint64
 	w.NextID, w.Change, seq = s.log.look()
@@ -313,7 +313,7 @@ func (s *Session) writeInside(ctx context.Context, st *Statement, exec func() er
 	if err := s.touchAll(st); err != nil {
 		return err
 	}
-	if err := s.c.StatementStarts(st.replaces(), true); err != nil {
+	if err := s.c.StatementStarts(st.replaces(), st.rekeys(), true); err != nil {
 		return s.notStarted(err)
 	}
 	err = exec()
@@ -379,7 +379,7 @@ func (s *Session) began(t shim.Txn, err error) error {
 func (s *Session) pass(st *Statement, exec func() error) error {
 	inside := s.db.InTx()
 	if s.locked {
-		if err := s.c.StatementStarts(true, st.Kind == Write); err != nil {
+		if err := s.c.StatementStarts(true, true, st.Kind == Write); err != nil {
 			return s.notStarted(err)
 		}
 	}

@@ -248,8 +248,8 @@ func TestGate(t *testing.T) {
 		t.Error(err)
 	}
 	l.check()
-	if l.woken != 4 {
-		t.Errorf("Committed was called %d times, want 4", l.woken)
+	if l.woken.Load() != 4 {
+		t.Errorf("Committed was called %d times, want 4", l.woken.Load())
 	}
 }
 

@@ -208,6 +208,16 @@ func (t *Table) AliasIs(column string) bool {
 	return true // not a column: rowid, _rowid_ or oid
 }
 
+// InKey tells whether a column belongs to the declared primary key.
+func (t *Table) InKey(column string) bool {
+	for _, k := range t.Key {
+		if strings.EqualFold(t.All[t.Stored[k]].Name, column) {
+			return true
+		}
+	}
+	return false
+}
+
 // Names returns the names of the stored columns.
 func (t *Table) Names() []string {
 	names := make([]string, len(t.Stored))

@@ -81,6 +81,8 @@ typedef struct table {
   int defined;
   int absent; /* there is no such table now */
   int columns;
+  int *identity; /* stored columns of the declared key, where that is not the rowid; NULL */
+  int identities;
   char *sql_new, *sql_old, *sql_bulk, *shape_key, *shape_json;
   sqlite3_stmt *get_new, *get_old, *bulk;
   int *old_map;
@@ -96,6 +98,7 @@ struct ts_capture {
   int preupdate;
   int internal;  /* statements of our own are being prepared or run */
   int replace;   /* the running statement may REPLACE rows */
+  int rekey;     /* a statement of this transaction may have changed keys */
   int commit_ok; /* the log is complete: let the commit pass */
   int poisoned;
   int refused;
@@ -512,6 +515,8 @@ static void table_undefine(table *t) {
   free(t->shape_key);
   free(t->shape_json);
   free(t->old_map);
+  free(t->identity);
+  t->identity = NULL;
   for (i = 0; i < t->source_count; i++) free(t->sources[i].map);
   free(t->sources);
   t->get_new = t->get_old = t->bulk = NULL;
@@ -717,7 +722,7 @@ void ts_capture_reset(ts_capture *c) {
   c->keys.n = 0;
   c->nlogged = 0;
   c->txn_id = 0;
-  c->ddl = c->watch = 0;
+  c->ddl = c->watch = c->rekey = 0;
   c->poisoned = 0;
   c->shapes_written = 0;
 }
@@ -1164,6 +1169,8 @@ int ts_define(ts_capture *c, const ts_table *d) {
   t->shape_key = copy_text(d->shape_key);
   t->shape_json = copy_text(d->shape_json);
   t->old_map = copy_ints(d->old_map, d->columns);
+  t->identity = copy_ints(d->key, d->keys);
+  t->identities = t->identity ? d->keys : 0;
   t->shape = d->shape;
   t->defaults.n = 0;
   if (buf_add(&t->defaults, d->defaults, d->defaults_len) != SQLITE_OK || t->sql_new == NULL || t->shape_key == NULL ||
@@ -1482,16 +1489,44 @@ static int key_columns(ts_capture *c, const entry *e) {
   return record_get(key, n, NULL, 0, &count) == SQLITE_OK ? count : -1;
 }
 
-/* flush_entry logs the net effect on one row; with gone only if it was deleted. */
+/* rekeyed tells whether before and after differ in the declared key. */
+static int rekeyed(ts_capture *c, const table *t) {
+  int i, max = 0, n = 0, m = 0, yes = 0;
+  field *f;
+  for (i = 0; i < t->identities; i++) {
+    if (t->identity[i] >= max) max = t->identity[i] + 1;
+  }
+  f = calloc((size_t)(2 * max + 1), sizeof(field));
+  if (f == NULL) return 0;
+  if (record_get(c->before.p, c->before.n, f, max, &n) == SQLITE_OK && record_get(c->after.p, c->after.n, f + max, max, &m) == SQLITE_OK) {
+    for (i = 0; i < t->identities && !yes && n >= max && m >= max; i++) {
+      const field *a = &f[t->identity[i]], *b = &f[max + t->identity[i]];
+      yes = a->type != b->type || memcmp(a->p, b->p, (size_t)type_size(a->type)) != 0;
+    }
+  }
+  free(f);
+  return yes;
+}
+
+/*
+** flush_entry logs the net effect on one row. With gone, only what must come
+** first: the deletion of a row that is gone, and of one that got another key. A
+** replay of the others in any order must not meet a key that is given up later:
+** it would take that row for its own.
+*/
 static int flush_entry(ts_capture *c, uint32_t ei, int gone, sqlite3_int64 now) {
   table *t = &c->tables[c->entries[ei].table];
   int had = 0, has = 0, rc;
   /* The table is not the one that was touched: that is gone, or was undone. */
   if (t->absent || key_columns(c, &c->entries[ei]) != t->nkey) return SQLITE_OK;
   rc = lookup_new(c, t, &c->entries[ei], &has);
-  if (rc != SQLITE_OK || (gone && has)) return rc;
+  if (rc != SQLITE_OK || (gone && has && (!c->rekey || t->identities == 0))) return rc;
   rc = base_image(c, t, &c->entries[ei], &had);
   if (rc != SQLITE_OK) return rc;
+  if (gone && has) {
+    if (!had || !rekeyed(c, t)) return SQLITE_OK;
+    return log_change(c, t, ei, 1, 0, now); /* and stays open: its insertion follows */
+  }
   /* What is not logged stays open: a ROLLBACK TO may bring the difference back,
   ** and there will be no missing log row to tell. */
   if (had == has && (!had || (c->before.n == c->after.n && memcmp(c->before.p, c->after.p, (size_t)c->before.n) == 0))) {
@@ -1603,8 +1638,12 @@ static int flush(ts_capture *c, ts_txn *out) {
       rc = explain(c, c->old, run(c->old, &c->old_begin, "BEGIN"));
       reading = rc == SQLITE_OK;
     }
-    for (i = 0; i < n && any_gone && rc == SQLITE_OK; i++) {
-      if ((c->entries[i].flags & (E_DIRTY | E_GONE)) == (E_DIRTY | E_GONE)) rc = flush_entry(c, i, 1, now);
+    for (i = 0; i < n && (any_gone || c->rekey) && rc == SQLITE_OK; i++) {
+      const entry *e = &c->entries[i];
+      if (!(e->flags & E_DIRTY)) continue;
+      if ((e->flags & E_GONE) || (c->rekey && c->tables[e->table].identities > 0 && !(e->flags & E_INSERTED))) {
+        rc = flush_entry(c, i, 1, now);
+      }
     }
     for (i = 0; i < n && rc == SQLITE_OK; i++) {
       if (!(c->entries[i].flags & E_DIRTY)) continue;
@@ -1678,13 +1717,14 @@ void ts_capture_state(ts_capture *c, ts_txn *out) {
 ** a transaction that writes already. Starts returns TS_UNCAPTURED if rows were
 ** changed since Go last looked: by the raw connection.
 */
-int ts_stmt_starts(ts_capture *c, int replace, int counts) {
+int ts_stmt_starts(ts_capture *c, int replace, int rekey, int counts) {
   if (sqlite3_get_autocommit(c->db)) return TS_NOTX;
   if (sqlite3_total_changes64(c->db) != c->seen_total) {
     if (sqlite3_txn_state(c->db, "main") == SQLITE_TXN_WRITE) c->poisoned = 1;
     return TS_UNCAPTURED;
   }
   c->replace = replace;
+  if (rekey) c->rekey = 1;
   c->refused = 0;
   user_runs(c, counts);
   return SQLITE_OK;
@@ -1788,6 +1828,7 @@ int ts_begin(ts_capture *c, const ts_want *want, ts_txn *out) {
   }
   if (out->displaced & TS_HOOK_AUTHORIZER) sqlite3_set_authorizer(c->db, on_authorize, c);
   if (rc == SQLITE_OK && out->displaced == 0) rc = look_around(c, want, out);
+  if (rc == SQLITE_OK && want->rekey) c->rekey = 1;
   /* What was written before on this connection may not have been seen. */
   if (out->displaced && !sqlite3_get_autocommit(c->db)) c->poisoned = 1;
   unhide(c, h);

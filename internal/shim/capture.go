@@ -227,6 +227,7 @@ type Want struct {
 	How     BeginHow
 	Temp    bool  // ask for TempCookie
 	Replace bool  // the statement that follows may replace rows
+	Rekey   bool  // or change primary keys
 	Counts  bool  // and SQLite counts its changes
 	Probe   bool  // make sure of the authorizer: the statement deletes
 	NextID  int64 // the next change id; 0: find it in the log
@@ -239,7 +240,7 @@ type Want struct {
 // counter under it. ErrInside: BeginImmediate inside a transaction.
 func (c *Capture) Begin(w Want) (Txn, error) {
 	c.want = C.ts_want{
-		how: C.int(w.How), temp: cbool(w.Temp), replace: cbool(w.Replace), counts: cbool(w.Counts), probe: cbool(w.Probe),
+		how: C.int(w.How), temp: cbool(w.Temp), replace: cbool(w.Replace), rekey: cbool(w.Rekey), counts: cbool(w.Counts), probe: cbool(w.Probe),
 		next_id: C.sqlite3_int64(w.NextID), known: cbool(w.Known), change: C.uint32_t(w.Change), cookie: C.uint32_t(w.Cookie),
 	}
 	err := c.check(C.ts_begin(c.c, &c.want, &c.out))
@@ -271,8 +272,8 @@ func (c *Capture) State() Txn {
 // StatementStarts and StatementEnds stand around a statement of the user inside
 // an open transaction; counts: SQLite counts its changes. ErrUncaptured: rows were
 // changed outside of such a pair.
-func (c *Capture) StatementStarts(replace, counts bool) error {
-	return c.check(C.ts_stmt_starts(c.c, cbool(replace), cbool(counts)))
+func (c *Capture) StatementStarts(replace, rekey, counts bool) error {
+	return c.check(C.ts_stmt_starts(c.c, cbool(replace), cbool(rekey), cbool(counts)))
 }
 
 // StatementEnds: see StatementStarts.
@@ -351,6 +352,8 @@ type TableDef struct {
 	// Bulk logs the rows inserted with rowids from ?3 to ?4, with time ?1 and
 	// transaction ?2; "": row by row.
 	Bulk string
+	// Key holds the stored columns of the declared key, unless that is the rowid.
+	Key []int
 	// OldMap holds, for each present column, its index in what SelectOld returns,
 	// or -1 - i for value i of Defaults. nil: the same columns.
 	OldMap    []int
@@ -367,6 +370,7 @@ func (c *Capture) Define(d *TableDef) error {
 	defer a.free()
 	t := C.ts_table{
 		name: a.text(d.Name), old_map: a.ints(d.OldMap),
+		key: a.ints(d.Key), keys: C.int(len(d.Key)),
 		columns: C.int(d.Columns), shape: C.sqlite3_int64(d.Shape),
 		shape_key: a.text(d.ShapeKey), shape_json: a.text(d.ShapeJSON),
 	}

@@ -48,6 +48,7 @@ typedef struct ts_want {
   int how;               /* TS_BEGIN_… */
   int temp;              /* read temp_cookie */
   int replace;           /* the statement that follows may replace rows */
+  int rekey;             /* or change keys */
   int counts;            /* and SQLite counts its changes */
   int probe;             /* make sure of the authorizer: the statement deletes */
   sqlite3_int64 next_id; /* the next change id; 0: read it */
@@ -89,6 +90,8 @@ typedef struct ts_table {
   const char *sql_bulk;      /* logs a range of inserted rows; NULL: row by row */
   const int *old_map;        /* as ts_source.map */
   int columns;
+  const int *key;            /* columns of the declared key, unless that is the rowid */
+  int keys;
   sqlite3_int64 shape;
   const char *shape_key;     /* 'shape.<n>' */
   const char *shape_json;
@@ -133,7 +136,7 @@ int ts_define_keyed(ts_capture *c, const char *name, int nkey, const int *column
 void ts_undefine_keyed(ts_capture *c);
 void ts_ddl(ts_capture *c, int ddl);
 int ts_log_schema(ts_capture *c, int type, const void *record, int n, sqlite3_int64 *id);
-int ts_stmt_starts(ts_capture *c, int replace, int counts);
+int ts_stmt_starts(ts_capture *c, int replace, int rekey, int counts);
 void ts_stmt_ends(ts_capture *c, ts_txn *out);
 void ts_changes(ts_capture *c, sqlite3_int64 *changes, sqlite3_int64 *total, sqlite3_int64 *rowid);
 int ts_same_file(sqlite3 *db, char *name, int n);
