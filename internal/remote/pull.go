@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/http"
 	"time"
 
 	"github.com/tursosync/tursosync/internal/page"
@@ -37,15 +38,36 @@ func (r *Remote) Fetch(ctx context.Context, req syncer.PullRequest, sink syncer.
 	}
 	a, err := r.do(ctx, c)
 	if err != nil {
-		return err
+		return noSnapshot(req, err)
 	}
 	defer a.close()
-	s := pullStream{frames: wire.NewFrameReader(a), answer: a, sink: sink, pinned: req.At != ""}
-	return s.run()
+	s := pullStream{frames: wire.NewFrameReader(a), answer: a, sink: sink, pinned: req.At != "", snapshot: req.Snapshot}
+	return noSnapshot(req, s.run())
+}
+
+// noSnapshot reads the refusal of a snapshot: the remote does not know the kind of
+// stream, or has none but logical logs in it.
+func noSnapshot(req syncer.PullRequest, err error) error {
+	var e *Error
+	if !req.Snapshot || !errors.As(err, &e) {
+		return err
+	}
+	switch {
+	case e.Kind == Unsupported,
+		e.Status >= 400 && e.Status < 500 && e.Kind != Auth && e.Status != http.StatusRequestTimeout && e.Status != http.StatusTooManyRequests,
+		e.Status == http.StatusInternalServerError, e.Status == http.StatusNotImplemented:
+		return fmt.Errorf("%w: %w", syncer.ErrNoSnapshot, err)
+	}
+	return err
 }
 
 func pullBody(req syncer.PullRequest) ([]byte, error) {
 	w := wire.PullRequest{ServerRevision: string(req.At), ClientRevision: string(req.Have)}
+	if req.Snapshot {
+		// The answer to a client of logical logs when there is no log: all pages
+		// (PROTOCOL.md §2.8).
+		w.Stream = wire.StreamMVCC
+	}
 	if req.Pages != nil {
 		var err error
 		if w.Selector, err = req.Pages.Selector(); err != nil {
@@ -65,9 +87,10 @@ type pullStream struct {
 	sink   syncer.PullSink
 	// pinned answers are of an older revision than their page count (PROTOCOL.md
 	// §2.5), so that pages behind the end are in order.
-	pinned bool
-	header wire.PullHeader
-	seen   page.Set
+	pinned   bool
+	snapshot bool // of a database that was found to be one of pages
+	header   wire.PullHeader
+	seen     page.Set
 }
 
 // errSink keeps errors of the sink apart from those of the remote.
@@ -108,7 +131,9 @@ func (s *pullStream) head() error {
 		return strange("pull", "%v", err)
 	}
 	h := s.header
+	logical := s.snapshot && h.Stream == wire.StreamMVCC && !h.MVCCLog // nothing new
 	switch {
+	case logical, s.snapshot && h.Stream == wire.StreamPages && h.Mode == wire.ReplaceBase && h.Zstd == nil && !h.MVCCLog:
 	case h.Protocol == wire.ProtocolMVCC || h.Stream == wire.StreamMVCC || h.MVCCLog:
 		return unsupported("the database is of the MVCC kind, which speaks another protocol;" +
 			" create it without --tursodb to sync it")
@@ -135,6 +160,9 @@ func (s *pullStream) page() error {
 	m, err := s.frames.Next(pageMax)
 	if err != nil {
 		return err // io.EOF is the end
+	}
+	if s.header.Stream != wire.StreamPages {
+		return unsupported("a logical log came in place of pages")
 	}
 	if !s.header.Raw {
 		return strange("pull", "pages follow, but the header names no encoding")

@@ -31,13 +31,15 @@ func (p *pull) bootstrap(ctx context.Context, d *delta, reset bool) (err error) 
 			s.keep()
 		}
 	}()
-	s.done = func() {
-		if p.opts.Progress != nil && len(s.d.order)%progressPages == 0 {
-			p.opts.Progress(uint64(len(s.d.order)), uint64(s.d.count))
-		}
-	}
+	s.done = p.progress(s)
 	for {
 		missing, err := p.chunk(ctx, s)
+		if err == nil && s.d == nil || errors.Is(err, errIncomplete) {
+			var whole *sink
+			if whole, err = p.snapshot(ctx, s, err); whole != nil {
+				s, missing = whole, false
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -59,6 +61,15 @@ func (p *pull) bootstrap(ctx context.Context, d *delta, reset bool) (err error) 
 		return err
 	}
 	return p.apply(ctx, sealed)
+}
+
+// progress returns what a sink does for each page.
+func (p *pull) progress(s *sink) func() {
+	return func() {
+		if p.opts.Progress != nil && len(s.d.order)%progressPages == 0 {
+			p.opts.Progress(uint64(len(s.d.order)), uint64(s.d.count))
+		}
+	}
 }
 
 // progressPages is how many pages come between two calls of Progress.
@@ -84,7 +95,7 @@ func (p *pull) chunk(ctx context.Context, s *sink) (missing bool, err error) {
 	}
 	missing, no := s.d.lacks(0)
 	if missing && (p.r.cfg.ChunkPages <= 0 || s.asked.Has(no)) {
-		return false, badAnswer("page %v is missing", no)
+		return false, fmt.Errorf("%w: %w", badAnswer("page %v is missing", no), errIncomplete)
 	}
 	return missing, nil
 }
@@ -120,7 +131,7 @@ func (p *pull) request(ctx context.Context, s *sink) error {
 		return badAnswer("it has no header")
 	}
 	if s.d == nil && s.header.PageCount > 0 {
-		return badAnswer("none of %d pages came", s.header.PageCount)
+		return fmt.Errorf("%w: %w", badAnswer("none of %d pages came", s.header.PageCount), errIncomplete)
 	}
 	return nil
 }

@@ -203,6 +203,8 @@ func (p *pull) nothing(ctx context.Context, s *sink) error {
 	case h.Revision == st.revision && !h.ReplaceBase:
 		return nil
 	case st.basePages == 0:
+	case h.PageCount == 0 && ofSnapshot(st.revision):
+		return p.sinceSnapshot(ctx)
 	case h.ReplaceBase, h.PageCount != uint64(st.basePages):
 		// Another revision, no page, another size: not the remote that we know.
 		return p.bootstrap(ctx, nil, true)

@@ -51,7 +51,7 @@ func (p *pull) otherRevision(ctx context.Context, revision page.Revision) error 
 	if err != nil {
 		return err
 	}
-	if !same {
+	if !same || wentDown(p.r.state().revision, revision) {
 		return p.bootstrap(ctx, nil, true)
 	}
 	return p.revisionOnly(ctx, revision)
