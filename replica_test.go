@@ -63,6 +63,7 @@ func TestAdoptFullFile(t *testing.T) {
 		path := plainFile(t, `CREATE TABLE item(id TEXT PRIMARY KEY, a, b)`, `INSERT INTO item VALUES ('x', 1, 2), ('y', 3, 4)`,
 			`CREATE TABLE bag(v)`, `INSERT INTO bag VALUES (1), (1)`, `CREATE INDEX item_a ON item(a)`)
 		one, two := open(t, r, at(path)), open(t, r)
+		events := one.r.Events(t.Context())
 		one.exec(`INSERT INTO item VALUES ('z', 5, 6)`, `UPDATE item SET a = 'new' WHERE id = 'x'`)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
@@ -72,6 +73,12 @@ func TestAdoptFullFile(t *testing.T) {
 		converge(t, r, one, two)
 		two.want(`SELECT id, a FROM item ORDER BY id`, "x|new", "y|3", "z|5")
 		two.want(`SELECT count(*) FROM bag`, "2")
+		if err := one.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(slices.Collect(events), tursosync.Event(tursosync.Adopted{})) {
+			t.Error("no Adopted event")
+		}
 	})
 }
 

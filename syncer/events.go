@@ -47,7 +47,7 @@ type Renewed struct{}
 
 // Adopted tells that a file full of data became a replica: its content is
 // pending.
-type Adopted struct{ Tables []string }
+type Adopted struct{}
 
 // Progress tells how much of a bootstrap has arrived, in pages.
 type Progress struct{ Done, Total uint64 }

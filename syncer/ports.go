@@ -178,6 +178,9 @@ type PullReport struct {
 	Replayed   int      // pending changes replayed on the new base
 	Collisions []Collision
 	Rejected   []Rejection
+	// Adopted tells that a file full of data became a replica: its content is
+	// pending.
+	Adopted bool
 	// RemoteReset tells that the remote did not know our revision or was found to
 	// be another database than before, so that everything was taken anew.
 	RemoteReset bool

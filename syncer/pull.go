@@ -167,6 +167,10 @@ func (l *Loop) pulled(r PullReport, fast bool) {
 			l.halt.probe = true // the remote is another one now
 		}
 	}
+	if r.Adopted {
+		log.Info("adopted the file's content")
+		l.publish(Adopted{})
+	}
 	if r.RemoteReset {
 		log.Warn("remote was reset", keyRevision, string(r.Revision))
 		l.publish(RemoteReset{r.Revision})
@@ -183,7 +187,7 @@ func (l *Loop) pulled(r PullReport, fast bool) {
 	if l.measureAt.IsZero() && r.Changed {
 		l.measureAt = now.Add(measureDelay)
 	}
-	if (r.WantWatermark || r.RemoteReset) && l.dirtySince.IsZero() {
+	if (r.WantWatermark || r.RemoteReset || r.Adopted) && l.dirtySince.IsZero() {
 		l.dirtySince = now
 	}
 	l.refresh()

@@ -375,6 +375,7 @@ func (r *Replica) endAdoption(ctx context.Context, known int64) error {
 	})
 	if err == nil {
 		r.setState(next)
+		r.unreported.Adopted = true
 	}
 	return err
 }

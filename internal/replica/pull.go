@@ -27,6 +27,7 @@ func (r *Replica) Pull(ctx context.Context, fetch syncer.Fetch, opts syncer.Pull
 	}
 	p := &pull{r: r, fetch: fetch, opts: opts, report: r.unreported}
 	err := p.run(ctx)
+	p.report.Adopted = p.report.Adopted || r.unreported.Adopted // by endAdoption
 	if err != nil {
 		// What was finished before the error has happened; the next report tells.
 		r.unreported = p.report
