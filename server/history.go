@@ -50,6 +50,9 @@ type frame struct {
 	seq uint64 // the commit it belongs to
 }
 
+// historySuffix is what the name of the file with the history ends in.
+const historySuffix = "-history"
+
 func openHistory(cfg Config) (*history, error) {
 	if err := os.MkdirAll(filepath.Dir(cfg.File), 0o755); err != nil {
 		return nil, err

@@ -61,24 +61,33 @@ func (e *DeniedError) Error() string { return e.Message }
 
 // permit asks who it is, and answers those who are refused.
 func (s *Server) permit(w http.ResponseWriter, r *http.Request) (Permission, bool) {
-	p, err := s.permission(r.Context(), bearer(r))
+	if p, ok := r.Context().Value(permissionKey{}).(Permission); ok {
+		return p, true
+	}
+	p, err := s.cfg.permission(r.Context(), s.cfg.Name, bearer(r))
 	if err != nil {
+		s.cfg.stats.refused.Add(1)
 		deny(w, err, http.StatusUnauthorized)
 		return nil, false
 	}
 	return p, true
 }
 
-func (s *Server) permission(ctx context.Context, token string) (Permission, error) {
+// permissionKey is where a fleet puts what it has asked already.
+type permissionKey struct{}
+
+// permission says what the bearer of a token may do; nil never comes without an
+// error.
+func (cfg *Config) permission(ctx context.Context, database, token string) (Permission, error) {
 	switch {
-	case s.cfg.Permit != nil:
-		p, err := s.cfg.Permit(ctx, s.cfg.Name, token)
+	case cfg.Permit != nil:
+		p, err := cfg.Permit(ctx, database, token)
 		if err == nil && p == nil {
 			err = errors.New("the token permits nothing here")
 		}
 		return p, err
-	case s.cfg.Authorize != nil:
-		if a := s.cfg.Authorize(ctx, token); a != NoAccess {
+	case cfg.Authorize != nil:
+		if a := cfg.Authorize(ctx, token); a != NoAccess {
 			return a, nil
 		}
 		return nil, errors.New("the token is missing or not valid")

@@ -65,6 +65,8 @@ type Config struct {
 	// death of the process, but not that of the machine. For tests.
 	NoSync bool
 	Logger *slog.Logger // nil means silence
+
+	stats *stats // of the fleet
 }
 
 // Server serves one database. It is an http.Handler; its methods may be called
@@ -92,16 +94,8 @@ func Open(cfg Config) (*Server, error) {
 	if cfg.File == "" {
 		return nil, errors.New("server: Config.File is empty")
 	}
-	orDefault(&cfg.BodyMax, DefaultBodyMax)
-	orDefault(&cfg.AnswerMax, DefaultAnswerMax)
-	orDefault(&cfg.Timeout, DefaultTimeout)
-	orDefault(&cfg.LongPollMax, DefaultLongPollMax)
-	orDefault(&cfg.CheckpointBytes, DefaultCheckpointBytes)
-	if cfg.BodyMax < 0 || cfg.AnswerMax < 0 || cfg.Timeout < 0 || cfg.LongPollMax < 0 || cfg.CheckpointBytes < 0 {
-		return nil, errors.New("server: a limit in Config is negative")
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
+	if err := cfg.validate(); err != nil {
+		return nil, err
 	}
 	h, err := openHistory(cfg)
 	if err != nil {
@@ -111,11 +105,33 @@ func Open(cfg Config) (*Server, error) {
 	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel}, nil
 }
 
+// validate fills in the defaults.
+func (cfg *Config) validate() error {
+	orDefault(&cfg.BodyMax, DefaultBodyMax)
+	orDefault(&cfg.AnswerMax, DefaultAnswerMax)
+	orDefault(&cfg.Timeout, DefaultTimeout)
+	orDefault(&cfg.LongPollMax, DefaultLongPollMax)
+	orDefault(&cfg.CheckpointBytes, DefaultCheckpointBytes)
+	if cfg.BodyMax < 0 || cfg.AnswerMax < 0 || cfg.Timeout < 0 || cfg.LongPollMax < 0 || cfg.CheckpointBytes < 0 {
+		return errors.New("server: a limit in Config is negative")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.stats == nil {
+		cfg.stats = &stats{}
+	}
+	return nil
+}
+
 func orDefault[T comparable](v *T, def T) {
 	if *v == *new(T) {
 		*v = def
 	}
 }
+
+// Drain makes waiting long polls answer, now and from now on.
+func (s *Server) Drain() { s.cancel() }
 
 // Close ends long polls, waits for the other requests, and closes the database,
 // whereby SQLite moves its WAL into the file.
@@ -169,11 +185,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p, ok := s.permit(w, r); ok {
 			s.pipeline(w, r, p)
 		}
-	case endpoint{http.MethodGet, "/v2"}, endpoint{http.MethodGet, "/v3"}, endpoint{http.MethodGet, "/health"}:
-		w.WriteHeader(http.StatusOK) // version probes of SQL clients
 	default:
+		if isProbe(r.Method, r.URL.Path) {
+			w.WriteHeader(http.StatusOK)
+			return
+		}
 		fail(w, http.StatusNotFound, "not found")
 	}
+}
+
+// isProbe recognises how SQL clients ask for versions, and load balancers for life.
+func isProbe(method, path string) bool {
+	return (method == http.MethodGet || method == http.MethodHead) && (path == "/v2" || path == "/v3" || path == "/health")
 }
 
 // allowBrowsers permits requests from web pages: tokens, not origins, protect the
@@ -191,3 +214,6 @@ func fail(w http.ResponseWriter, status int, message string) {
 	w.WriteHeader(status)
 	_, _ = fmt.Fprintf(w, `{"error":%s}`, jsonString(message))
 }
+
+// streams returns how many interactive streams are open.
+func (s *Server) streams() int { return 0 }
