@@ -180,7 +180,11 @@ func (s *Session) Run(ctx context.Context, st *Statement, exec func() error) err
 
 // write runs what may change the synchronised database.
 func (s *Session) write(ctx context.Context, st *Statement, exec func() error) error {
-	if !st.main && st.epoch == s.epoch {
+	st, err := s.fresh(st)
+	if err != nil {
+		return err
+	}
+	if !st.main {
 		return s.pass(st, exec)
 	}
 	if s.locked || s.db.InTx() {
@@ -201,6 +205,7 @@ func (s *Session) writeAlone(st *Statement, exec func() error) error {
 	}
 	if !st.main {
 		err = exec()
+		s.forget()
 	} else if st.Kind == Schema {
 		err = s.runSchema(st, exec)
 	} else if err = s.touchAll(st); err == nil {
@@ -289,7 +294,7 @@ func (s *Session) finishAlone() error {
 
 // writeInside runs a statement inside the open transaction.
 func (s *Session) writeInside(ctx context.Context, st *Statement, exec func() error) error {
-	if err := s.lockInside(ctx, st); err != nil {
+	if err := s.lockInside(ctx, st, shim.BeginUpgrade); err != nil {
 		if errors.Is(err, shim.ErrOutside) {
 			return s.write(ctx, st, exec)
 		}
@@ -333,19 +338,19 @@ func (s *Session) notStarted(err error) error {
 }
 
 // lockInside makes the open transaction one that writes, with the schema known.
-func (s *Session) lockInside(ctx context.Context, st *Statement) error {
+func (s *Session) lockInside(ctx context.Context, st *Statement, how shim.BeginHow) error {
 	if s.locked && !s.unsure {
 		return nil
 	}
-	how := shim.BeginNothing
-	if !s.locked {
-		how = shim.BeginUpgrade
+	if s.locked {
+		how = shim.BeginNothing
+	} else {
 		if err := s.acquire(ctx); err != nil {
 			return err
 		}
 	}
 	t, err := s.c.Begin(s.want(how, st))
-	if how == shim.BeginUpgrade {
+	if how != shim.BeginNothing {
 		err = s.began(t, err)
 	}
 	if err == nil && !s.current(t) {
@@ -442,7 +447,8 @@ func (s *Session) checkAttached() error {
 
 // begin runs BEGIN.
 func (s *Session) begin(ctx context.Context, st *Statement, exec func() error) error {
-	if !s.db.InTx() {
+	inside := s.db.InTx()
+	if !inside {
 		wait := s.enter
 		if st.immediate {
 			wait = s.acquire
@@ -452,6 +458,12 @@ func (s *Session) begin(ctx context.Context, st *Statement, exec func() error) e
 		}
 	}
 	err := exec()
+	if err == nil && st.immediate && !inside {
+		if err = s.lockInside(ctx, nil, shim.BeginLocked); err != nil {
+			s.over()
+		}
+		return err
+	}
 	s.settle(s.c.State())
 	return err
 }
@@ -460,7 +472,7 @@ func (s *Session) begin(ctx context.Context, st *Statement, exec func() error) e
 // the outermost savepoint.
 func (s *Session) commit(exec func() error) error {
 	if s.locked && s.unsure {
-		if err := s.lockInside(context.Background(), nil); err != nil {
+		if err := s.lockInside(context.Background(), nil, shim.BeginNothing); err != nil {
 			return err
 		}
 	}
@@ -622,7 +634,12 @@ func (s *Session) InTx() bool { return s.db.InTx() }
 
 // Changes returns what sqlite3_changes, sqlite3_total_changes and
 // sqlite3_last_insert_rowid would be without our own writes to the log.
-func (s *Session) Changes() (changes, totalChanges, lastInsertRowID int64) { return s.c.Changes() }
+func (s *Session) Changes() (changes, totalChanges, lastInsertRowID int64) {
+	if s.c == nil {
+		return 0, 0, 0
+	}
+	return s.c.Changes()
+}
 
 // ResetSession rolls back what is left open and gives up the gate.
 func (s *Session) ResetSession() error {

@@ -99,10 +99,10 @@ func TestRaw(t *testing.T) {
 		l := newLive(t, simpleTable)
 		c := l.conn("main")
 		for range 2 {
-			if err := raw(c, "INSERT INTO t VALUES (1, 1)"); err == nil {
+			if err := raw(c, "INSERT INTO t(v) VALUES (1)"); err == nil {
 				t.Error("INSERT succeeded")
 			}
-			if err := raw(c, "BEGIN; INSERT INTO t VALUES (1, 1); COMMIT"); err == nil {
+			if err := raw(c, "BEGIN; INSERT INTO t(v) VALUES (1); COMMIT"); err == nil {
 				t.Error("COMMIT succeeded")
 			}
 			c.run("INSERT INTO t(v) VALUES (2)")
@@ -138,6 +138,31 @@ func TestRaw(t *testing.T) {
 				t.Errorf("COMMIT after %s: %v, want ErrUncaptured", text, err)
 			}
 			c.run("ROLLBACK")
+		}
+		c.run("INSERT INTO t VALUES (3, 3)")
+		l.check()
+	})
+	t.Run("schema", func(t *testing.T) {
+		l := newLive(t, simpleTable)
+		c := l.conn("main")
+		for _, begin := range []string{"BEGIN IMMEDIATE", "BEGIN"} {
+			for _, write := range []string{"INSERT INTO t(v) VALUES (1)", ""} {
+				c.run(begin)
+				if err := raw(c, "CREATE TABLE u(x)"); err != nil {
+					t.Fatal(err)
+				}
+				if write != "" {
+					if err := c.try(write); err != nil && !errors.Is(err, cdc.ErrUncaptured) {
+						t.Errorf("%s: %v", write, err)
+					}
+				}
+				if err := c.try("COMMIT"); !errors.Is(err, cdc.ErrUncaptured) {
+					t.Errorf("COMMIT of CREATE TABLE after %s, %s: %v, want ErrUncaptured", begin, write, err)
+				}
+				if c.session.InTx() {
+					c.run("ROLLBACK")
+				}
+			}
 		}
 		c.run("INSERT INTO t VALUES (3, 3)")
 		l.check()
@@ -461,7 +486,7 @@ func TestPreparedBefore(t *testing.T) {
 				t.Fatal(err)
 			}
 			err = c.session.Run(t.Context(), st, func() error {
-				_, err := stmts[i].Exec([]driver.Value{id}) //nolint:staticcheck // go-sqlite3's own
+				_, err := stmts[i].(driver.StmtExecContext).ExecContext(t.Context(), []driver.NamedValue{{Ordinal: 1, Value: id}})
 				return err
 			})
 			if err != nil && !constraint(err) {
@@ -531,4 +556,31 @@ func TestConcurrent(t *testing.T) {
 func constraint(err error) bool {
 	var e sqlite3.Error
 	return errors.As(err, &e) && e.Code == sqlite3.ErrConstraint
+}
+
+// TestOwnFunctions: the connection that sees the committed state does not know
+// the program's functions and collations.
+func TestOwnFunctions(t *testing.T) {
+	l := newLive(t, simpleTable)
+	c := l.conn("main")
+	if err := c.RegisterCollation("backwards", func(a, b string) int { return -strings.Compare(a, b) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RegisterFunc("twice", func(s string) string { return s + s }, true); err != nil {
+		t.Fatal(err)
+	}
+	c.run("CREATE TABLE f(k TEXT COLLATE backwards PRIMARY KEY, v, g AS (twice('' || v)), u UNIQUE)", "CREATE INDEX i ON f(twice(v || ''))",
+		"INSERT INTO f VALUES ('a', 1, 1), ('b', 2, 2)", "UPDATE f SET v = 'x' WHERE k = 'a'", "REPLACE INTO f VALUES ('c', 3, 2)",
+		"UPDATE f SET k = 'd'||k", "DELETE FROM f WHERE v = 'x'", "CREATE TABLE w(k TEXT COLLATE backwards PRIMARY KEY) WITHOUT ROWID")
+	got := logText(t, l.changes())
+	for _, want := range []string{`update "f" 1 before (k="a", v=1, u=1) after (k="a", v="x", u=1)`, `delete "f" 2 before (k="b", v=2, u=2)`,
+		`insert "f" 3 after (k="c", v=3, u=2)`, `delete "f" 1 before (k="da", v="x", u=1)`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the log lacks %s:\n%s", want, got)
+		}
+	}
+	var u *cdc.UnsupportedError
+	if err := c.try("INSERT INTO w VALUES ('a')"); !errors.As(err, &u) {
+		t.Errorf("INSERT: %v, want an UnsupportedError", err)
+	}
 }

@@ -89,6 +89,9 @@ func firesBeforeUpdate(sql string) bool {
 func (t *Table) Triggers(care Care) []string {
 	var list []string
 	add := func(event, body string) {
+		if event == "UPDATE" {
+			body += t.mention()
+		}
 		list = append(list, "BEFORE "+event+" ON main."+Quote(t.Name)+" BEGIN "+body+" END")
 	}
 	touch := func(q string) string {
@@ -113,6 +116,20 @@ func (t *Table) Triggers(care Care) []string {
 		}
 	}
 	return list
+}
+
+// mention refers to all columns of a row that is being updated, if the table has
+// generated columns: SQLite computes these before our trigger, and takes NULL for
+// columns that it does not mention, which a function of the user may not like.
+func (t *Table) mention() string {
+	if len(t.Stored) == len(t.All) {
+		return ""
+	}
+	names := t.Names()
+	for i := range names {
+		names[i] = "NEW." + Quote(names[i])
+	}
+	return " SELECT " + strings.Join(names, ", ") + " WHERE 0;"
 }
 
 // touched is identity, with NULLs in a key replaced as REPLACE would do.

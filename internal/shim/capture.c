@@ -1815,14 +1815,14 @@ int ts_begin(ts_capture *c, const ts_want *want, ts_txn *out) {
   out->displaced = set_hooks(c);
   c->refused = 0;
   c->replace = want->replace;
-  if (want->how == TS_BEGIN_UPGRADE && h.total != c->seen_total &&
-      sqlite3_txn_state(c->db, "main") == SQLITE_TXN_WRITE) {
+  if (want->how == TS_BEGIN_UPGRADE && sqlite3_txn_state(c->db, "main") == SQLITE_TXN_WRITE) {
+    /* Somebody has written before on the raw connection. */
     c->poisoned = 1;
     rc = TS_UNCAPTURED;
   } else if (want->how == TS_BEGIN_NOTHING) {
     rc = rolled_back(c);
     if (rc == TS_STALE) rc = SQLITE_OK; /* out->stale says it */
-  } else if (out->displaced == 0) {
+  } else if (out->displaced == 0 && want->how != TS_BEGIN_LOCKED) {
     if (want->how == TS_BEGIN_IMMEDIATE && (c->nentries || c->txn_id)) ts_capture_reset(c);
     rc = take_lock(c, want, out);
   }

@@ -74,7 +74,8 @@ type BeginHow int
 const (
 	BeginImmediate BeginHow = C.TS_BEGIN_IMMEDIATE // no transaction is open
 	BeginUpgrade   BeginHow = C.TS_BEGIN_UPGRADE   // one is open
-	BeginNothing   BeginHow = C.TS_BEGIN_NOTHING   // the lock is held: look only
+	BeginNothing   BeginHow = C.TS_BEGIN_NOTHING   // the lock is held, and was looked at: look again
+	BeginLocked    BeginHow = C.TS_BEGIN_LOCKED    // the user's BEGIN IMMEDIATE has just taken it
 )
 
 // Txn is where a connection stands after a call.

@@ -34,6 +34,7 @@ typedef struct ts_capture ts_capture;
 #define TS_BEGIN_IMMEDIATE 0 /* no transaction is open: BEGIN IMMEDIATE */
 #define TS_BEGIN_UPGRADE 1   /* one is open: make it a write transaction */
 #define TS_BEGIN_NOTHING 2   /* look only */
+#define TS_BEGIN_LOCKED 3    /* the user's BEGIN IMMEDIATE has just taken it */
 
 extern int sqlite3_stmt_status(sqlite3_stmt *, int, int) TS_WEAK;
 extern void sqlite3_result_blob(sqlite3_context *, const void *, int, void (*)(void *)) TS_WEAK;
