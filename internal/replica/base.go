@@ -179,7 +179,7 @@ func assemble(path string, d *delta) error {
 	}
 	defer c.Close()
 	if err := quickCheck(c); err != nil {
-		if errors.Is(err, ErrNotDatabase) || hasCode(err, notDatabase...) {
+		if isDamage(err) {
 			return badAnswer("the pages make no intact database: %v", err)
 		}
 		return fmt.Errorf("check new base: %w", err)

@@ -37,7 +37,7 @@ func dsn(path, params string) string {
 // it is closed: when live is checkpointed is the replica's decision, and base's
 // WAL must never reach base.
 func openConn(path, params string) (*conn, error) {
-	c, err := (&sqlite3.SQLiteDriver{}).Open(dsn(path, params))
+	c, err := (&sqlite3.SQLiteDriver{}).Open(dsn(path, params+"&"+shim.NoCheckpointParam))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 	}

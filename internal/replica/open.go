@@ -276,6 +276,16 @@ func aboutValues(text string) bool {
 	return false
 }
 
+// aboutLeaks tells a complaint about pages that nobody uses: a waste, and no harm.
+func aboutLeaks(text string) bool {
+	for line := range strings.SplitSeq(text, "\n") {
+		if !strings.HasSuffix(line, ": never used") && line != "*** in database main ***" {
+			return false
+		}
+	}
+	return true
+}
+
 // refuseForeignReplica recognises the files of Turso's own sync clients.
 func refuseForeignReplica(c *conn, path string) error {
 	n, err := c.number(`SELECT count(*) FROM sqlite_schema WHERE name = 'turso_cdc' AND type = 'table' AND sql NOT LIKE '%shape INTEGER%'`)
@@ -294,8 +304,8 @@ func quickCheck(c *conn) error {
 		return err
 	}
 	var damage error
-	err := c.query("PRAGMA quick_check(10)", nil, func(row []driver.Value) error {
-		if text := fmt.Sprint(row[0]); text != "ok" && !aboutValues(text) {
+	err := c.query("PRAGMA quick_check", nil, func(row []driver.Value) error {
+		if text := fmt.Sprint(row[0]); text != "ok" && !aboutValues(text) && !aboutLeaks(text) {
 			damage = errors.New(text)
 			return errStop
 		}
@@ -312,6 +322,9 @@ func quickCheck(c *conn) error {
 	}
 	return nil
 }
+
+// isDamage tells that a file's content is at fault.
+func isDamage(err error) bool { return errors.Is(err, ErrNotDatabase) || hasCode(err, notDatabase...) }
 
 // notDatabase are the codes that mean that a file's content is at fault.
 var notDatabase = []sqlite3.ErrNo{sqlite3.ErrNotADB, sqlite3.ErrCorrupt}

@@ -267,11 +267,23 @@ func (p *pull) apply(ctx context.Context, d *delta) (err error) {
 			}
 			return p.bootstrap(ctx, nil, true)
 		case errors.Is(err, ErrBadAnswer):
-			return errors.Join(err, d.drop())
+			return errors.Join(err, d.drop(), r.doubtBase(ctx, d))
 		default:
 			return err
 		}
 	}
+}
+
+// doubtBase is called when an increment fits base badly: if the answer is not at
+// fault, base is. The next pull takes everything anew.
+func (r *Replica) doubtBase(ctx context.Context, d *delta) error {
+	if d.whole {
+		return nil
+	}
+	return r.update(ctx, func(s *state) error {
+		s.bootstrap = true
+		return nil
+	})
 }
 
 // ignoreForeign gives up looking for foreign rows where there is nothing to

@@ -68,6 +68,7 @@ func (b *rebase) run(ctx context.Context) (err error) {
 		defer func() {
 			if err != nil {
 				r.dirty.known = false // it was on the way to the new base
+				err = errors.Join(err, removeDatabase(r.files.next()))
 			}
 		}()
 	}
@@ -75,6 +76,9 @@ func (b *rebase) run(ctx context.Context) (err error) {
 		return b.damaged(err)
 	}
 	defer func() { err = errors.Join(err, b.stage.close()) }()
+	if err := b.checkIncrement(); err != nil {
+		return err
+	}
 	if err := b.follow(); err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@
 */
 #include "shim.h"
 
+#define DBCONFIG_NO_CKPT_ON_CLOSE 1006
+
 static uint64_t expected; /* 0: nobody is asking */
 static sqlite3 *answer;
 
@@ -30,9 +32,21 @@ static void handle_func(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
   sqlite3_result_null(ctx);
 }
 
+/*
+** With the URI parameter ts_no_checkpoint=1 a connection never checkpoints when it
+** is closed. The switch exists for connections that are open only, and opening may
+** fail with the connection half made, as when go-sqlite3's own PRAGMAs meet a
+** malformed schema: what closes it then would checkpoint.
+*/
 static int handle_extension(sqlite3 *db, const char **err, const sqlite3_api_routines *api) {
+  const char *file = sqlite3_db_filename != NULL ? sqlite3_db_filename(db, "main") : NULL;
+  int rc;
   (void)err;
   (void)api;
+  if (file != NULL && file[0] != 0 && sqlite3_uri_boolean != NULL && sqlite3_uri_boolean(file, "ts_no_checkpoint", 0)) {
+    rc = sqlite3_db_config(db, DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)0);
+    if (rc != SQLITE_OK) return rc;
+  }
   /* DIRECTONLY: never from a trigger or a view of the schema. */
   return sqlite3_create_function_v2(db, "ts_shim_handle", 1, SQLITE_UTF8 | SQLITE_DIRECTONLY, NULL, handle_func, NULL, NULL,
                                     NULL);

@@ -80,6 +80,10 @@ const (
 	TrustedSchema       Config = 1017 // functions and virtual tables in the schema
 )
 
+// NoCheckpointParam is the SQLite URI parameter with which a connection has
+// NoCheckpointOnClose from the start, so also if opening it fails half-way.
+const NoCheckpointParam = "ts_no_checkpoint=1"
+
 // SetConfig turns a switch of the connection on or off. Some have no effect
 // inside a transaction (EnableFKey); SetConfig then returns an error.
 func (db DB) SetConfig(op Config, on bool) error {

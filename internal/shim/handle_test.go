@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"bytes"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -93,5 +95,43 @@ func TestSetConfig(t *testing.T) {
 	}
 	if err := db.SetConfig(9999, true); err == nil {
 		t.Error("SetConfig accepted an unknown switch")
+	}
+}
+
+// TestNoCheckpointParam shows that a connection which cannot be opened, because
+// the schema in the WAL is malformed, leaves file and WAL as they are.
+func TestNoCheckpointParam(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "a.db")
+	c := open(t, name)
+	if err := of(t, c).SetConfig(NoCheckpointOnClose, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []string{"PRAGMA journal_mode=WAL", "CREATE TABLE t(v)", "PRAGMA wal_checkpoint(TRUNCATE)",
+		"PRAGMA writable_schema=ON", "UPDATE sqlite_schema SET sql = 'CREATM TABLE t(v)'"} {
+		if _, err := c.Exec(q, nil); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	read := func(name string) []byte {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	file, wal := read(name), read(name+"-wal")
+	if len(wal) == 0 {
+		t.Fatal("no WAL")
+	}
+	if c, err := (&sqlite3.SQLiteDriver{}).Open("file:" + name + "?" + NoCheckpointParam); err == nil {
+		c.Close()
+		t.Fatal("a database with a malformed schema was opened")
+	}
+	if !bytes.Equal(read(name), file) || !bytes.Equal(read(name+"-wal"), wal) {
+		t.Error("closing checkpointed the WAL")
 	}
 }

@@ -227,6 +227,8 @@ extern const void *sqlite3_value_blob(sqlite3_value *) TS_WEAK;
 extern int sqlite3_value_bytes(sqlite3_value *) TS_WEAK;
 extern sqlite3_value *sqlite3_value_dup(const sqlite3_value *) TS_WEAK;
 extern void sqlite3_value_free(sqlite3_value *) TS_WEAK;
+extern const char *sqlite3_db_filename(sqlite3 *, const char *) TS_WEAK;
+extern int sqlite3_uri_boolean(const char *, const char *, int) TS_WEAK;
 extern int sqlite3_create_function_v2(sqlite3 *, const char *, int, int, void *,
                                       void (*)(sqlite3_context *, int, sqlite3_value **),
                                       void (*)(sqlite3_context *, int, sqlite3_value **), void (*)(sqlite3_context *),
