@@ -282,8 +282,12 @@ func TestForeignWrites(t *testing.T) {
 	l := newLive(t, simpleTable)
 	c := l.conn("main")
 	c.run("INSERT INTO t VALUES (1, 1)", "BEGIN", "INSERT INTO t VALUES (2, 1)", "COMMIT", "CREATE TABLE u(x)", "UPDATE t SET v = 2", "DELETE FROM t WHERE id = 77")
+	for _, mode := range []string{"PASSIVE", "RESTART", "TRUNCATE"} {
+		l.plain().run("PRAGMA wal_checkpoint(" + mode + ")")
+		c.run("UPDATE t SET v = v + 1")
+	}
 	if l.log.Foreign() {
-		t.Fatal("our own commits count as foreign")
+		t.Fatal("our own commits or a checkpoint count as foreign")
 	}
 	l.plain().run("INSERT INTO t VALUES (10, 10)")
 	c.run("INSERT INTO t VALUES (3, 3)")
@@ -583,4 +587,35 @@ func TestOwnFunctions(t *testing.T) {
 	if err := c.try("INSERT INTO w VALUES ('a')"); !errors.As(err, &u) {
 		t.Errorf("INSERT: %v, want an UnsupportedError", err)
 	}
+}
+
+// TestFull: a log row that finds no room takes its change with it, and only that.
+func TestFull(t *testing.T) {
+	l := newLive(t, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)", "INSERT INTO t VALUES (1, zeroblob(3000)), (2, zeroblob(3000))")
+	c := l.conn("main")
+	c.run("INSERT INTO t VALUES (3, 3)", "PRAGMA max_page_count = 1")
+	full := func(sql string) {
+		t.Helper()
+		var e sqlite3.Error
+		err := error(nil)
+		for i := 0; i < 1000 && err == nil; i++ {
+			err = c.try(sql)
+		}
+		if !errors.As(err, &e) || e.Code != sqlite3.ErrFull {
+			t.Errorf("%s: %v, want SQLITE_FULL", sql, err)
+		}
+	}
+	full("UPDATE t SET v = zeroblob(3000 + abs(random() % 2))")
+	if c.session.InTx() {
+		t.Error("a transaction is open")
+	}
+	c.run("BEGIN", "UPDATE t SET v = zeroblob(2000)")
+	full("COMMIT")
+	_ = c.session.ResetSession()
+	c.run("BEGIN", "UPDATE t SET v = zeroblob(2001)")
+	full("CREATE TABLE u(x)")
+	_ = c.session.ResetSession()
+	l.conn("other").run("UPDATE t SET v = zeroblob(10)")
+	c.run("PRAGMA max_page_count = 100000", "UPDATE t SET v = zeroblob(2000)", "BEGIN", "DELETE FROM t WHERE id = 1", "COMMIT")
+	l.check()
 }

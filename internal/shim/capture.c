@@ -1656,7 +1656,8 @@ static int flush(ts_capture *c, ts_txn *out) {
     }
     if (need_old) sqlite3_mutex_leave(sqlite3_db_mutex(c->old));
   }
-  if (rc != SQLITE_OK) c->poisoned = 1;
+  /* A full disk has rolled everything back, and the log with it. */
+  if (rc != SQLITE_OK && !sqlite3_get_autocommit(c->db)) c->poisoned = 1;
   out->logged = c->next_id - first;
   return rc;
 }
@@ -1682,7 +1683,7 @@ int ts_log_schema(ts_capture *c, int type, const void *record, int n, sqlite3_in
     sqlite3_bind_null(st, 8); /* record is the caller's */
     if (rc == SQLITE_OK) {
       *id = c->next_id++;
-    } else {
+    } else if (!sqlite3_get_autocommit(c->db)) {
       c->poisoned = 1;
     }
   }
@@ -1823,7 +1824,7 @@ int ts_begin(ts_capture *c, const ts_want *want, ts_txn *out) {
     rc = rolled_back(c);
     if (rc == TS_STALE) rc = SQLITE_OK; /* out->stale says it */
   } else if (out->displaced == 0 && want->how != TS_BEGIN_LOCKED) {
-    if (want->how == TS_BEGIN_IMMEDIATE && (c->nentries || c->txn_id)) ts_capture_reset(c);
+    if (want->how == TS_BEGIN_IMMEDIATE && (c->nentries || c->txn_id || c->poisoned)) ts_capture_reset(c);
     rc = take_lock(c, want, out);
   }
   if (out->displaced & TS_HOOK_AUTHORIZER) sqlite3_set_authorizer(c->db, on_authorize, c);
