@@ -48,6 +48,7 @@ type Loop struct {
 
 	// What follows belongs to the goroutine.
 	unsure     bool // the watermark has to be read before the next push
+	wary       bool // … and also if nothing is pending: what was pushed may be lost
 	doubt      bool // the remote may not be the one that base came from
 	moved      int  // times in a row that the watermark was not the expected one
 	cutTxns    int  // most transactions in a batch while an offender is looked for; 0: no limit

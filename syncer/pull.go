@@ -150,7 +150,7 @@ func (l *Loop) pulled(r PullReport, fast bool) {
 	log := l.cfg.Logger
 	l.doubt = false
 	if r.WantWatermark || r.RemoteReset {
-		l.unsure = true
+		l.unsure, l.wary = true, true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

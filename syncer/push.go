@@ -120,6 +120,9 @@ func (l *Loop) pushOne(ctx context.Context, target cdc.ID) (done bool, err error
 	if err != nil {
 		return false, fmt.Errorf("read pending changes: %w", err)
 	}
+	if l.wary {
+		return false, l.reconcile(ctx, pending.ClientID)
+	}
 	if len(pending.Txns) == 0 || pending.Txns[0].ID() > target {
 		return true, nil
 	}
@@ -146,7 +149,7 @@ func (l *Loop) reconcile(ctx context.Context, clientID string) error {
 	if err != nil {
 		return fmt.Errorf("reconcile watermark: %w", err)
 	}
-	l.unsure = false
+	l.unsure, l.wary = false, false
 	if renewed {
 		l.cfg.Logger.Warn("watermark is unknown here: going on under a new client id", keyWatermark, int64(id))
 		l.Publish(Renewed{})

@@ -148,7 +148,9 @@ func (b *rebase) follow() error {
 		}
 		found = false
 	}
-	if !found && next.known || b.report.RemoteReset {
+	// Fewer changes of ours than it has acknowledged: an answer from before the last
+	// push, or a remote that was restored since, or never did what it said.
+	if !found && next.known || found && own.id < next.watermark || b.report.RemoteReset {
 		b.report.WantWatermark = true
 	}
 	next.baseMark = next.contained(marks)
