@@ -177,6 +177,9 @@ func (e *engine) start(ctx context.Context, t target) error {
 	if err := e.refuseExisting(); err != nil {
 		return err
 	}
+	if err := linkedSQLite(); err != nil {
+		return err
+	}
 	rep, err := replica.Open(ctx, e.replicaConfig())
 	if err != nil {
 		return err
