@@ -1847,13 +1847,14 @@ int ts_finish(ts_capture *c, int commit, ts_txn *out) {
   hidden h;
   int rc;
   memset(out, 0, sizeof(*out));
+  h = hide(c);
   out->displaced = set_hooks(c);
   if (out->displaced) {
     c->poisoned = 1;
+    unhide(c, h);
     look(c, out);
     return SQLITE_OK;
   }
-  h = hide(c);
   c->message[0] = 0;
   out->message = c->message;
   if (!commit && h.total != c->seen_total) {
