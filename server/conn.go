@@ -15,8 +15,9 @@ import (
 
 // conn is a connection to the database. It belongs to one goroutine.
 type conn struct {
-	c  *sqlite3.SQLiteConn
-	db shim.DB
+	c       *sqlite3.SQLiteConn
+	db      shim.DB
+	catalog *catalog // nil: nobody needs one
 }
 
 // busyTimeout is how long a statement waits for another writer, in milliseconds.
@@ -106,7 +107,13 @@ func (c *conn) restrict(permission Permission) error {
 			return err
 		}
 	}
+	if _, coarse := permission.(Access); !coarse {
+		c.catalog = &catalog{}
+	}
 	c.c.RegisterAuthorizer(func(action int, arg1, arg2, schema string) int {
+		if c.catalog != nil && c.catalog.own {
+			return sqlite3.SQLITE_OK
+		}
 		switch action {
 		case sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH:
 			return sqlite3.SQLITE_DENY
@@ -121,7 +128,11 @@ func (c *conn) restrict(permission Permission) error {
 				return sqlite3.SQLITE_DENY
 			}
 		}
-		if !permission.Allow(Action{action, arg1, arg2, schema}) {
+		a := Action{Code: action, Arg1: arg1, Arg2: arg2, Schema: schema}
+		if c.catalog != nil && !c.catalog.refine(&a) {
+			return sqlite3.SQLITE_OK
+		}
+		if !permission.Allow(a) {
 			return sqlite3.SQLITE_DENY
 		}
 		return sqlite3.SQLITE_OK

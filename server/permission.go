@@ -48,6 +48,12 @@ type Action struct {
 	Code       int    // SQLITE_INSERT, SQLITE_READ, …
 	Arg1, Arg2 string // usually the table, and the column or index
 	Schema     string // "main", "temp"; empty when it does not apply
+	// New tells of an SQLITE_READ that the table does not exist yet: the statement
+	// creates it.
+	New bool
+	// Replaces tells of an SQLITE_INSERT or SQLITE_UPDATE that it may delete other
+	// rows of the table, for REPLACE. SQLite does not report that as a deletion.
+	Replaces bool
 }
 
 // DeniedError is an error of [Config].Permit and of [Permission].Pull that says

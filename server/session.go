@@ -123,7 +123,7 @@ func (x *session) prepare(sql *string, id *int32) (*shim.Stmt, *wire.Error) {
 	if fault != nil {
 		return nil, fault
 	}
-	s, tail, err := x.conn.db.Prepare(text)
+	s, tail, err := x.conn.prepare(text)
 	if err != nil {
 		return nil, sqlFault(err)
 	}
@@ -277,7 +277,7 @@ func (x *session) sequence(r *wire.StreamRequest) *wire.Error {
 		return fault
 	}
 	for text != "" && x.ctx.Err() == nil {
-		s, tail, err := x.conn.db.Prepare(text)
+		s, tail, err := x.conn.prepare(text)
 		if err != nil {
 			return sqlFault(err)
 		}
