@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/tursosync/tursosync/cdc"
@@ -27,7 +28,7 @@ func (r *Replica) rebuildIfNeeded(ctx context.Context) (err error) {
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	fits, err := c.fits()
+	fits, err := c.fits(r.files.live)
 	if err != nil || fits {
 		return err
 	}
@@ -76,7 +77,7 @@ func (r *Replica) rebuildIfNeeded(ctx context.Context) (err error) {
 
 // fits tells whether a database has the remote's page size and encoding, and no
 // reserved bytes.
-func (c *conn) fits() (bool, error) {
+func (c *conn) fits(path string) (bool, error) {
 	size, err := c.number("PRAGMA page_size")
 	if err != nil {
 		return false, err
@@ -90,13 +91,36 @@ func (c *conn) fits() (bool, error) {
 		return false, err
 	}
 	head := make([]byte, 100)
-	if _, err := c.db.ReadAt(shim.Main, head, 0); err != nil {
+	if _, err := c.db.ReadAt(shim.Main, head, 0); errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("%w: it has no header", ErrNotDatabase)
+	} else if err != nil {
+		return false, err
+	}
+	if err := c.refuseCut(path, size); err != nil {
 		return false, err
 	}
 	if n == 0 && binary.BigEndian.Uint16(head[offPageSize:]) == page.Size {
 		return true, nil // without a table the encoding is still open
 	}
 	return size == page.Size && encoding == "UTF-8" && head[offReserved] == 0, nil
+}
+
+// refuseCut refuses a file that ends within a page: SQLite would take the rest of
+// the page for zeros, and rows for what is left of them. Only a crash leaves such a
+// page behind in good faith, and then the WAL has it.
+func (c *conn) refuseCut(path string, pageSize int64) error {
+	size, err := c.db.Size(shim.Main)
+	if err != nil {
+		return err
+	}
+	wal, err := sizeOf(path + "-wal")
+	if err != nil {
+		return err
+	}
+	if cut := size % pageSize; cut != 0 && wal == 0 {
+		return fmt.Errorf("%w: its last page is cut off after %d of %d bytes", ErrNotDatabase, cut, pageSize)
+	}
+	return nil
 }
 
 // rebuild copies everything into a new file.
