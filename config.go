@@ -106,20 +106,22 @@ type Config struct {
 
 	// Sync says what is pushed and pulled without being asked for.
 	Sync SyncMode
-	// SyncInterval is the time between pulls; 0 means a default, Off none.
+	// SyncInterval is the time between pulls; 0 means 5s. Off is possible with
+	// LongPoll; without, Sync says what is not pulled.
 	SyncInterval time.Duration
 	// LongPoll makes pulls wait for news at the remote, up to this long; 0 and Off
 	// mean that they do not.
 	LongPoll time.Duration
-	// PushDelay is how long a push waits for further commits; 0 means a default,
-	// Off not at all.
+	// PushDelay is how long a push waits for further commits; 0 means 50ms, Off not
+	// at all.
 	PushDelay time.Duration
 	// Existing says what to do with a file full of data that is no replica yet.
 	Existing Existing
 	// OnReject says what to do with a transaction that the remote refuses for good.
 	OnReject RejectPolicy
 	// Transform, if not nil, is shown every row change on its way to the remote,
-	// and may skip it or send another statement instead.
+	// and may skip it or send another statement instead. The next pull that brings
+	// pages then makes the row here what it is there.
 	Transform cdc.Transform
 	// HTTPClient talks to the remote; nil means one of our own.
 	HTTPClient *http.Client

@@ -22,9 +22,9 @@
 //	authTokenFile  the file that holds it, read whenever a token is needed
 //	clientName     start of the replica's client id
 //	sync           auto (default), push, pull: what happens by itself; manual: nothing
-//	syncInterval   time between pulls, such as 30s; off
+//	syncInterval   time between pulls, such as 30s (default 5s); off, with longPoll
 //	longPoll       how long a pull waits at the remote for news; off (default)
-//	pushDelay      how long a push waits for further commits; off
+//	pushDelay      how long a push waits for further commits (default 50ms); off
 //	existing       a file with data that is no replica yet: auto (default), upload,
 //	               download, refuse
 //	onReject       a transaction that the remote can never take: quarantine (default), halt

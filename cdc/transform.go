@@ -6,10 +6,14 @@ import (
 )
 
 // Transform is asked for each row change on its way to the remote, in the order
-// of the log, what shall become of it there. It runs at the push and only there:
-// the local database is never changed by it. Schema changes are not shown to it.
-// It may be called again for the same change, when a push is repeated. An error
-// ends the push, which will be tried again later.
+// of the log, what shall become of it there. It runs at the push and only there;
+// schema changes are not shown to it. It may be called again for the same change,
+// when a push is repeated. An error ends the push, which will be tried again later.
+//
+// What it skips or rewrites counts as pushed. The remote is the truth, so the next
+// pull that brings pages makes the row here what it is there: a skipped insert is
+// gone then, a skipped update undone. Rows that are to stay on one device belong
+// into an attached database.
 type Transform func(ctx context.Context, row Row) (Decision, error)
 
 // Row is a row change as a Transform sees it. Values are nil, int64, float64,

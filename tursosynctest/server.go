@@ -2,7 +2,7 @@
 // remote in one line, that misbehaves on command.
 //
 //	srv := tursosynctest.NewServer(t)
-//	db, err := sql.Open("tursosync", file+"?remote="+srv.URL)
+//	db, err := sql.Open("tursosync", file+"?url="+srv.URL)
 //	…
 //	srv.Inject(tursosynctest.Faults{CutAfter: 10, Only: tursosynctest.Pushes})
 package tursosynctest
