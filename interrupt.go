@@ -51,7 +51,10 @@ func within(ctx context.Context, s interface{ InterruptNow() }, exec func() erro
 // that cannot write are left to go-sqlite3, which hands out their rows.
 func (c *Conn) interruptible(ctx context.Context, st *cdc.Statement) (*cdc.Session, context.Context) {
 	if s, ok := c.session.(*cdc.Session); ok && !st.ReadOnly {
-		return s, context.WithoutCancel(ctx)
+		if ctx.Done() != nil {
+			ctx = context.WithoutCancel(ctx)
+		}
+		return s, ctx
 	}
 	return nil, ctx
 }

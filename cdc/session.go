@@ -49,6 +49,7 @@ type Session struct {
 	outermost  bool     // the transaction was opened by savepoints[0]
 	altered    bool     // it changed the schema
 	wake       bool     // changes were committed that nobody was told of
+	stuck      bool     // it is our own and cannot be rolled back yet
 	lineage    hooks.Lineage
 }
 
@@ -145,6 +146,11 @@ func (s *Session) prepareError(query string, err error) error {
 func (s *Session) Run(ctx context.Context, st *Statement, exec func() error) error {
 	if s.c == nil {
 		return ErrClosed
+	}
+	if s.stuck {
+		if err := s.ResetSession(); err != nil {
+			return err
+		}
 	}
 	switch st.Kind {
 	case Write, Schema, Commit, Release:
@@ -321,7 +327,9 @@ func (s *Session) writeInside(ctx context.Context, st *Statement, exec func() er
 	if err := s.c.StatementStarts(st.replaces(), st.rekeys(), true); err != nil {
 		return s.notStarted(err)
 	}
-	err = exec()
+	if err = exec(); err == nil && s.c.StatementDone() {
+		return nil
+	}
 	s.settle(s.c.StatementEnds())
 	return err
 }
@@ -588,6 +596,7 @@ func (s *Session) over() {
 	if t.InTx {
 		s.note(t)
 		t, _ = s.c.Rollback() // what is wrong here, the next statement will meet
+		s.stuck = t.InTx
 	}
 	s.settle(t)
 }
@@ -647,8 +656,9 @@ func (s *Session) ResetSession() error {
 		return ErrClosed
 	}
 	t, err := s.c.Rollback()
+	s.stuck = s.stuck && t.InTx
 	s.settle(t)
-	if t.InTx && s.gated { // cannot be rolled back: the connection is of no use any more
+	if t.InTx && s.gated && !s.stuck { // cannot be rolled back: the connection is of no use any more
 		s.gated = false
 		s.log.Release()
 	}

@@ -1016,6 +1016,9 @@ static void unhide(ts_capture *c, hidden h) {
 
 /* ---- open and close ---- */
 
+/* upgrade_text takes the write lock inside a transaction and changes nothing. */
+#define upgrade_text "DELETE FROM main.turso_sync_state WHERE key IS NULL"
+
 static void log_id_func(sqlite3_context *ctx, int argc, sqlite3_value **argv);
 static void record_func(sqlite3_context *ctx, int argc, sqlite3_value **argv);
 
@@ -1041,12 +1044,14 @@ int ts_capture_check(ts_capture *c, int probe) {
   int displaced = set_hooks(c);
   if (probe) {
     sqlite3_stmt *st = NULL;
+    int rc;
     c->probed = 0;
     c->internal++;
-    sqlite3_prepare_v2(c->db, "BEGIN", -1, &st, NULL);
+    rc = sqlite3_prepare_v2(c->db, "BEGIN", -1, &st, NULL);
     sqlite3_finalize(st);
     c->internal--;
-    if (!c->probed) displaced |= TS_HOOK_AUTHORIZER;
+    /* An interrupt that is still in force keeps it from being prepared at all. */
+    if (!c->probed && rc != SQLITE_INTERRUPT) displaced |= TS_HOOK_AUTHORIZER;
   }
   if (displaced & TS_HOOK_AUTHORIZER) sqlite3_set_authorizer(c->db, on_authorize, c);
   return displaced;
@@ -1080,6 +1085,7 @@ int ts_capture_open(sqlite3 *db, sqlite3 *old, ts_capture **out) {
   }
   set_hooks(c);
   sqlite3_set_authorizer(db, on_authorize, c);
+  ts_capture_arm(c);
   *out = c;
   return SQLITE_OK;
 }
@@ -1122,6 +1128,20 @@ void ts_capture_close(ts_capture *c) {
   free(c->key.p);
   free(c->actions.p);
   free(c);
+}
+
+/*
+** ts_capture_arm prepares anew what roll_back_interrupted needs: changes of the
+** temporary schema make all statements expire, and an interrupted connection
+** prepares none. Without it a rollback may have to wait until the rows are closed.
+*/
+void ts_capture_arm(ts_capture *c) {
+  sqlite3_stmt **st = &c->begin[TS_BEGIN_UPGRADE];
+  sqlite3_finalize(*st);
+  *st = NULL;
+  c->internal++;
+  if (sqlite3_prepare_v3(c->db, upgrade_text, -1, SQLITE_PREPARE_PERSISTENT, st, NULL) != SQLITE_OK) *st = NULL;
+  c->internal--;
 }
 
 /* ts_capture_internal: what runs until it is turned off is not the user's. */
@@ -1738,6 +1758,18 @@ void ts_stmt_ends(ts_capture *c, ts_txn *out) {
   look(c, out);
 }
 
+/*
+** ts_stmt_done is ts_stmt_ends for a statement that succeeded, made for bulk
+** writes: 1 if the transaction goes on and there is nothing to tell; 0: ask
+** ts_stmt_ends.
+*/
+int ts_stmt_done(ts_capture *c) {
+  if (sqlite3_get_autocommit(c->db) || c->stale || c->refused || c->wal_commits || c->committed) return 0;
+  user_ran(c);
+  c->seen_total = sqlite3_total_changes64(c->db);
+  return 1;
+}
+
 /* schema_cookie reads main's schema version. */
 static int schema_cookies(ts_capture *c, int want_temp, ts_txn *out) {
   sqlite3_int64 v;
@@ -1756,7 +1788,7 @@ static int schema_cookies(ts_capture *c, int want_temp, ts_txn *out) {
 
 /* take_lock runs the cached statement that takes the write lock. */
 static int take_lock(ts_capture *c, const ts_want *want, ts_txn *out) {
-  static const char *const text[] = {"BEGIN IMMEDIATE", "DELETE FROM main.turso_sync_state WHERE key IS NULL"};
+  static const char *const text[] = {"BEGIN IMMEDIATE", upgrade_text};
   sqlite3_stmt **st = &c->begin[want->how];
   int rc;
   if (want->probe) {
@@ -1875,6 +1907,25 @@ int ts_finish(ts_capture *c, int commit, ts_txn *out) {
   return rc;
 }
 
+/*
+** roll_back_interrupted rolls back where ROLLBACK is interrupted. As long as other
+** statements of the connection are under way (a user has rows open), an interrupt
+** stays in force and hits everything that is begun, ROLLBACK too. But SQLite itself
+** rolls back when a statement that writes is interrupted
+** (https://sqlite.org/c3ref/interrupt.html), so one of ours is offered to it.
+** If the interrupt is over by now, ROLLBACK will do.
+*/
+static int roll_back_interrupted(ts_capture *c) {
+  sqlite3_stmt *st[] = {c->begin[TS_BEGIN_UPGRADE], c->insert, c->shape};
+  for (int i = 0; i < 3; i++) {
+    if (st[i] == NULL) continue;
+    sqlite3_step(st[i]);
+    sqlite3_reset(st[i]);
+    if (sqlite3_get_autocommit(c->db)) return SQLITE_OK;
+  }
+  return run(c->db, &c->rollback, "ROLLBACK");
+}
+
 /* ts_rollback rolls back, if there is something to. */
 int ts_rollback(ts_capture *c, ts_txn *out) {
   int rc = SQLITE_OK;
@@ -1882,6 +1933,7 @@ int ts_rollback(ts_capture *c, ts_txn *out) {
   if (!sqlite3_get_autocommit(c->db)) {
     hidden h = hide(c);
     rc = run(c->db, &c->rollback, "ROLLBACK");
+    if (rc != SQLITE_OK && !sqlite3_get_autocommit(c->db)) rc = roll_back_interrupted(c);
     unhide(c, h);
   }
   if (rc == SQLITE_OK) ts_capture_reset(c);

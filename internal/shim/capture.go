@@ -3,6 +3,12 @@ package shim
 /*
 #include "capture.h"
 #include <stdlib.h>
+
+// Around every statement: none of these calls into Go or keeps a pointer.
+#cgo noescape ts_stmt_starts
+#cgo nocallback ts_stmt_starts
+#cgo noescape ts_stmt_done
+#cgo nocallback ts_stmt_done
 */
 import "C"
 
@@ -147,6 +153,10 @@ func (c *Capture) Close() {
 	c.c = nil
 }
 
+// Arm is to be called after the temporary schema was changed: it keeps Rollback
+// able to roll back while an interrupt is in force.
+func (c *Capture) Arm() { C.ts_capture_arm(c.c) }
+
 // Internal switches on and off that what runs is not the user's. Calls nest.
 func (c *Capture) Internal(on bool) { C.ts_capture_internal(c.c, cbool(on)) }
 
@@ -282,6 +292,11 @@ func (c *Capture) StatementEnds() Txn {
 	C.ts_stmt_ends(c.c, &c.out)
 	return c.txn()
 }
+
+// StatementDone is StatementEnds for a statement that succeeded. It is true if
+// the transaction goes on and there is nothing to tell; otherwise StatementEnds
+// must be called.
+func (c *Capture) StatementDone() bool { return C.ts_stmt_done(c.c) != 0 }
 
 // AllowCommit lets the user's own COMMIT pass, or not any more.
 func (c *Capture) AllowCommit(on bool) { C.ts_commit_allow(c.c, cbool(on)) }
