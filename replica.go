@@ -56,14 +56,22 @@ var (
 	ErrNotHalted = syncer.ErrNotHalted
 )
 
-// What a Replica reports. The types are those of package syncer and package cdc.
+// What a Replica reports. The types are those of package syncer and package cdc,
+// where their fields are described.
 type (
-	Status    = syncer.Status
-	State     = syncer.State
-	Stats     = syncer.Stats
-	Txn       = syncer.Txn
+	// Status says what is going on.
+	Status = syncer.Status
+	// State is the short form of a Status: Running, Offline, Halted or Stopped.
+	State = syncer.State
+	// Stats are sizes, positions and traffic.
+	Stats = syncer.Stats
+	// Txn is a local transaction, as a list of changes.
+	Txn = syncer.Txn
+	// Rejection is a transaction that the remote refused for good, with its words.
 	Rejection = syncer.Rejection
-	Mutation  = cdc.Mutation
+	// Mutation is a statement for the remote; see Replica.Rewrite.
+	Mutation = cdc.Mutation
+	// Collision is an integer key that two replicas gave to different rows.
 	Collision = syncer.Collision
 
 	// Transform is asked for each row change on its way to the remote; see
@@ -99,16 +107,16 @@ const (
 // Event is something that happened to a replica: one of the types below.
 type (
 	Event         = syncer.Event
-	Pulled        = syncer.Pulled
-	Pushed        = syncer.Pushed
-	StatusChanged = syncer.StatusChanged
-	Collided      = syncer.Collided
-	Rejected      = syncer.Rejected
-	RemoteReset   = syncer.RemoteReset
-	Renewed       = syncer.Renewed
-	Adopted       = syncer.Adopted
-	Progress      = syncer.Progress
-	Missed        = syncer.Missed
+	Pulled        = syncer.Pulled        // the remote's changes are here
+	Pushed        = syncer.Pushed        // ours are on the remote
+	StatusChanged = syncer.StatusChanged // running, offline, halted, stopped
+	Collided      = syncer.Collided      // two replicas gave one integer key to different rows
+	Rejected      = syncer.Rejected      // a transaction was put aside
+	RemoteReset   = syncer.RemoteReset   // everything was taken anew
+	Renewed       = syncer.Renewed       // files or remote were restored or copied: a new client id
+	Adopted       = syncer.Adopted       // a file full of data became a replica
+	Progress      = syncer.Progress      // how much of a bootstrap has arrived
+	Missed        = syncer.Missed        // events that a slow subscriber had no room for
 )
 
 // with calls fn with the open engine. It adds no reference: whoever waits in fn

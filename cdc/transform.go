@@ -19,10 +19,10 @@ type Transform func(ctx context.Context, row Row) (Decision, error)
 // Row is a row change as a Transform sees it. Values are nil, int64, float64,
 // string or []byte.
 type Row struct {
-	Change ID
-	Txn    ID
-	Time   time.Time
-	Type   Type
+	Change ID        // of this change
+	Txn    ID        // of the first change of the same transaction
+	Time   time.Time // of the commit, in seconds
+	Type   Type      // Insert, Update or Delete
 	Table  string
 	RowID  int64 // 0 in a table without rowid
 	// Before is the row by column name before the change, nil for an insert;

@@ -208,15 +208,15 @@ type Rejection struct {
 
 // Measure is a replica's part of Stats.
 type Measure struct {
-	ClientID       string
-	PendingChanges int64
-	Watermark      cdc.ID
-	LastChange     cdc.ID
-	Revision       page.Revision
-	WALBytes       int64
-	LiveBytes      int64
-	BaseBytes      int64
-	Rejected       int64
+	ClientID       string        // of this replica in the remote's turso_sync_last_change_id
+	PendingChanges int64         // changes that are not on the remote
+	Watermark      cdc.ID        // the remote is known to have every change up to it
+	LastChange     cdc.ID        // the highest change id given so far
+	Revision       page.Revision // of the remote, that base is at; empty before the first pull
+	WALBytes       int64         // size of live's WAL
+	LiveBytes      int64         // size of the database file
+	BaseBytes      int64         // size of base
+	Rejected       int64         // transactions that were put aside
 }
 
 // ReplayError tells that Pull changed nothing, because a pending transaction
