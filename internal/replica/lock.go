@@ -41,7 +41,7 @@ func lockFile(path string) (*fileLock, error) {
 	l := &fileLock{path: path, flock: flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))}
 	ok, err := l.flock.TryLock()
 	if err != nil {
-		if errors.Is(err, fs.ErrPermission) {
+		if forbidden(err) {
 			return nil, &FileError{Path: path, Err: ErrReadOnly, Why: err}
 		}
 		return nil, fmt.Errorf("lock replica: %w", err)

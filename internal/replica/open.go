@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
@@ -51,6 +52,9 @@ func Open(ctx context.Context, cfg Config) (_ *Replica, err error) {
 		}
 	}()
 	if err := r.open(ctx); err != nil {
+		if err = r.fileError(err); !errors.As(err, new(*FileError)) {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	return r, nil
@@ -332,21 +336,33 @@ var notDatabase = []sqlite3.ErrNo{sqlite3.ErrNotADB, sqlite3.ErrCorrupt}
 // fileError turns what SQLite says of live into the conditions of this package.
 func (r *Replica) fileError(err error) error {
 	fail := func(cond error) error { return &FileError{Path: r.files.live, Err: cond, Why: err} }
+	var known *FileError
 	switch {
+	case errors.As(err, &known):
+		return err
 	case errors.Is(err, ErrNotDatabase), errors.Is(err, ErrReadOnly), errors.Is(err, ErrFormat):
-		var e *FileError
-		if errors.As(err, &e) {
-			return err
-		}
 		return &FileError{Path: r.files.live, Err: err}
 	case hasCode(err, notDatabase...):
 		return fail(ErrNotDatabase)
-	case hasCode(err, sqlite3.ErrReadonly, sqlite3.ErrPerm, sqlite3.ErrAuth, sqlite3.ErrCantOpen), errors.Is(err, fs.ErrPermission):
+	case hasCode(err, sqlite3.ErrCantOpen) && noRoom(err):
+		return err
+	case hasCode(err, sqlite3.ErrReadonly, sqlite3.ErrPerm, sqlite3.ErrAuth, sqlite3.ErrCantOpen), forbidden(err):
 		return fail(ErrReadOnly)
 	case hasCode(err, sqlite3.ErrBusy, sqlite3.ErrLocked):
 		return fail(ErrInUse)
 	}
 	return err
+}
+
+// forbidden tells that the operating system does not let us write.
+func forbidden(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
+}
+
+// noRoom tells that the disk is full, which SQLite may report as another error.
+func noRoom(err error) bool {
+	var e sqlite3.Error
+	return errors.As(err, &e) && e.SystemErrno == syscall.ENOSPC
 }
 
 // Close checkpoints and releases everything. The driver's connections must be
