@@ -69,4 +69,9 @@ func TestGolangMigrate(t *testing.T) {
 	if err := newMigrate(t, d.db[0]).Up(); !errors.Is(err, migrate.ErrNoChange) {
 		t.Errorf("up = %v, want ErrNoChange", err)
 	}
+	// Drop would drop the local tables too, and run VACUUM.
+	if err := newMigrate(t, d.db[0]).Drop(); err == nil {
+		t.Error("Drop succeeded")
+	}
+	d.sync(t, versions)
 }
