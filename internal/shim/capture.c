@@ -96,6 +96,7 @@ typedef struct table {
 struct ts_capture {
   sqlite3 *db, *old;
   int preupdate;
+  int put_aside; /* hooks of the program that were there first: the first write says so */
   int internal;  /* statements of our own are being prepared or run */
   int replace;   /* the running statement may REPLACE rows */
   int rekey;     /* a statement of this transaction may have changed keys */
@@ -1083,6 +1084,14 @@ int ts_capture_open(sqlite3 *db, sqlite3 *old, ts_capture **out) {
     free(c);
     return rc;
   }
+  /* The WAL hook is SQLite's own until somebody takes it. */
+  if (sqlite3_commit_hook(db, on_commit, c) != NULL) c->put_aside |= TS_HOOK_COMMIT;
+  if (sqlite3_rollback_hook(db, on_rollback, c) != NULL) c->put_aside |= TS_HOOK_ROLLBACK;
+  if (c->preupdate) {
+    if (sqlite3_preupdate_hook(db, on_preupdate, c) != NULL) c->put_aside |= TS_HOOK_PREUPDATE;
+  } else if (sqlite3_update_hook(db, on_update, c) != NULL) {
+    c->put_aside |= TS_HOOK_UPDATE;
+  }
   set_hooks(c);
   sqlite3_set_authorizer(db, on_authorize, c);
   ts_capture_arm(c);
@@ -1845,7 +1854,8 @@ int ts_begin(ts_capture *c, const ts_want *want, ts_txn *out) {
   memset(out, 0, sizeof(*out));
   if (want->how == TS_BEGIN_IMMEDIATE && !sqlite3_get_autocommit(c->db)) return TS_INSIDE;
   h = hide(c);
-  out->displaced = set_hooks(c);
+  out->displaced = set_hooks(c) | c->put_aside;
+  c->put_aside = 0;
   c->refused = 0;
   c->replace = want->replace;
   if (want->how == TS_BEGIN_UPGRADE && sqlite3_txn_state(c->db, "main") == SQLITE_TXN_WRITE) {
