@@ -93,6 +93,7 @@ func (s *Session) dropTriggers() error {
 	if err := s.triggers.Drop(); err != nil {
 		return err
 	}
+	s.c.Arm()
 	s.dropAll = false
 	return nil
 }
@@ -171,6 +172,7 @@ func (s *Session) watch(t *hooks.Table, care hooks.Care) error {
 	if err := s.triggers.Watch(t, care); err != nil {
 		return err
 	}
+	s.c.Arm()
 	row, err := queryRow(s.conn, "PRAGMA temp.schema_version")
 	if err != nil || row == nil {
 		return fmt.Errorf("read schema version: %w", err)

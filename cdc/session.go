@@ -148,7 +148,7 @@ func (s *Session) Run(ctx context.Context, st *Statement, exec func() error) err
 		return ErrClosed
 	}
 	if s.stuck {
-		if err := s.ResetSession(); err != nil {
+		if err := s.unstick(); err != nil {
 			return err
 		}
 	}
@@ -601,6 +601,18 @@ func (s *Session) over() {
 	s.settle(t)
 }
 
+// unstick ends a transaction of our own that over could not: before that nothing
+// may run, for it would be taken for a part of it.
+func (s *Session) unstick() error {
+	t, err := s.c.Rollback()
+	s.stuck = t.InTx
+	s.settle(t)
+	if err != nil {
+		return fmt.Errorf("roll back: %w", err)
+	}
+	return nil
+}
+
 // hookDisplaced reports hooks once; the open transaction is lost.
 func (s *Session) hookDisplaced(h shim.Hooks) error {
 	s.displaced = 0
@@ -656,9 +668,9 @@ func (s *Session) ResetSession() error {
 		return ErrClosed
 	}
 	t, err := s.c.Rollback()
-	s.stuck = s.stuck && t.InTx
+	s.stuck = false
 	s.settle(t)
-	if t.InTx && s.gated && !s.stuck { // cannot be rolled back: the connection is of no use any more
+	if t.InTx && s.gated { // cannot be rolled back: the connection is of no use any more
 		s.gated = false
 		s.log.Release()
 	}
