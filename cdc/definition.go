@@ -127,7 +127,8 @@ func normalTokens(t []token) []string {
 func (d definition) equal(o definition) bool {
 	return d.kind != "" && d.kind == o.kind && lower(d.name) == lower(o.name) &&
 		slices.EqualFunc(d.columns, o.columns, columnDef.equal) &&
-		slices.Equal(d.constraints, o.constraints) && slices.Equal(d.options, o.options)
+		slices.Equal(slices.Sorted(slices.Values(d.constraints)), slices.Sorted(slices.Values(o.constraints))) &&
+		slices.Equal(d.options, o.options)
 }
 
 func (c columnDef) equal(o columnDef) bool { return lower(c.name) == lower(o.name) && c.def == o.def }

@@ -237,6 +237,10 @@ func (s *schemaState) underLaterName(c *SchemaChange, def definition, ahead []Ch
 		return nil
 	}
 	var covered []ID
+	// What becomes of the table that has the later name now, in a migration that
+	// builds a new table in the place of an old one, is done as well: its DROP, found
+	// at its turn, would hit the new one.
+	old := make(map[string][]ID)
 	for i := range ahead {
 		next := ahead[i].Schema
 		if next.Op == "drop" && next.Kind == "table" && lower(next.Name) == lower(def.name) {
@@ -244,12 +248,15 @@ func (s *schemaState) underLaterName(c *SchemaChange, def definition, ahead []Ch
 		}
 		a, ok := parseAlter(next.SQL)
 		if next.Op != "alter" || !ok || lower(a.table) != lower(def.name) {
+			if next.Kind == "table" {
+				old[lower(next.Name)] = append(old[lower(next.Name)], ahead[i].ID)
+			}
 			continue
 		}
 		def = def.alter(a)
 		covered = append(covered, ahead[i].ID)
 		if e := s.table(def.name); e != nil && lower(def.name) != lower(c.Name) && def.equal(e.def) {
-			return covered
+			return append(covered, old[lower(def.name)]...)
 		}
 	}
 	return nil

@@ -138,6 +138,8 @@ var cells = []cell{
 	{name: "create-create-same", local: one(`CREATE TABLE t(id INTEGER PRIMARY KEY, a text); INSERT INTO t VALUES(1,'l')`), remote: `create table IF NOT EXISTS "t" ( "id" integer primary key , A TEXT ); INSERT INTO t VALUES(2,'r')`,
 		want: []string{`1 "l"`, `2 "r"`}},
 	{name: "create-create-different", local: one(`CREATE TABLE t(id INTEGER PRIMARY KEY, a)`), remote: `CREATE TABLE t(id INTEGER PRIMARY KEY, b)`, refused: cdc.ReasonSchema},
+	{name: "create-create-reordered", local: one(`CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, CONSTRAINT x CHECK (a <> 1), CONSTRAINT y CHECK (b <> 1))`),
+		remote: `CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, CONSTRAINT y CHECK (b <> 1), CONSTRAINT x CHECK (a <> 1)); INSERT INTO t VALUES(2,'r','r')`, want: one(`2 "r" "r"`)},
 	{name: "create-create-further", local: []string{`CREATE TABLE t(id INTEGER PRIMARY KEY, a)`, `INSERT INTO t VALUES(1,'l')`, `ALTER TABLE t ADD COLUMN b DEFAULT 'd'`, `ALTER TABLE t RENAME COLUMN a TO c`},
 		remote: `CREATE TABLE t(id INTEGER PRIMARY KEY, a); ALTER TABLE t ADD b default 'd'; ALTER TABLE t RENAME a TO c; INSERT INTO t VALUES(2,'r','r')`,
 		want:   []string{`1 "l" "d"`, `2 "r" "r"`}},
@@ -161,6 +163,9 @@ var cells = []cell{
 	{name: "update-drop-table", setup: intKey, local: one(`UPDATE t SET a='l'`), remote: `DROP TABLE t`, query: `SELECT count(*) FROM sqlite_schema`, want: one(`0`), refused: cdc.ReasonSchema},
 	{name: "drop-table-insert", setup: intKey, local: one(`DROP TABLE t`), remote: `INSERT INTO t VALUES(2,'r','r')`, query: `SELECT count(*) FROM sqlite_schema`, want: one(`0`)},
 	{name: "drop-table-drop-table", setup: intKey, local: []string{`UPDATE t SET a='l'`, `DROP TABLE t`}, remote: `DROP TABLE t`, query: `SELECT count(*) FROM sqlite_schema`, want: one(`0`)},
+	{name: "rebuild-rebuild", setup: intKey, local: []string{`CREATE TABLE new_t(id INTEGER PRIMARY KEY, a TEXT)`, `INSERT INTO new_t SELECT id, a FROM t`, `DROP TABLE t`, `ALTER TABLE new_t RENAME TO t`, `INSERT INTO t VALUES(2,'l')`},
+		remote: `CREATE TABLE new_t(id INTEGER PRIMARY KEY, a TEXT); INSERT INTO new_t SELECT id, a FROM t; DROP TABLE t; ALTER TABLE new_t RENAME TO t; INSERT INTO t VALUES(3,'r')`,
+		want:   []string{`1 "a"`, `2 "l"`, `3 "r"`}},
 	{name: "drop-index-drop-index", setup: intKey + `; CREATE INDEX i ON t(a)`, local: one(`DROP INDEX i`), remote: `DROP INDEX i`, want: one(`1 "a" "b"`)},
 	{name: "user-version-user-version", local: one(`PRAGMA user_version=5`), remote: `PRAGMA user_version=9`, query: `PRAGMA user_version`, want: one(`5`)},
 }

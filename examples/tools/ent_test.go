@@ -68,7 +68,6 @@ func TestEnt(t *testing.T) {
 		check(t, d)
 	})
 	t.Run("each by itself", func(t *testing.T) {
-		t.Skip("a table that both replicas rebuild is lost: cdc, underLaterName")
 		d := start(t)
 		up(t, d, 0, true)
 		up(t, d, 1, true)
