@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"strings"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
@@ -41,7 +42,12 @@ func (c *conn) prepare(sql string) (*shim.Stmt, string, error) {
 		}
 		c.catalog.replaces, c.catalog.creates = saysReplace(sql), ""
 	}
-	return c.db.Prepare(sql)
+	c.denied = false
+	s, tail, err := c.db.Prepare(sql)
+	if e := (*shim.StmtError)(nil); c.denied && errors.As(err, &e) && e.Code == int(sqlite3.ErrError) {
+		e.Code = int(sqlite3.ErrAuth) // SQLite says so of all refusals but those of functions
+	}
+	return s, tail, err
 }
 
 // look brings the catalog up to date.

@@ -18,6 +18,7 @@ type conn struct {
 	c       *sqlite3.SQLiteConn
 	db      shim.DB
 	catalog *catalog // nil: nobody needs one
+	denied  bool     // the authorizer refused something of the statement
 }
 
 // busyTimeout is how long a statement waits for another writer, in milliseconds.
@@ -111,31 +112,37 @@ func (c *conn) restrict(permission Permission) error {
 		c.catalog = &catalog{}
 	}
 	c.c.RegisterAuthorizer(func(action int, arg1, arg2, schema string) int {
-		if c.catalog != nil && c.catalog.own {
+		if c.allows(permission, action, arg1, arg2, schema) {
 			return sqlite3.SQLITE_OK
 		}
-		switch action {
-		case sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH:
-			return sqlite3.SQLITE_DENY
-		case sqlite3.SQLITE_PRAGMA:
-			name := strings.ToLower(arg1)
-			withArgument, known := pragmas[name]
-			if !known || arg2 != "" && !withArgument {
-				return sqlite3.SQLITE_DENY
-			}
-		case sqlite3.SQLITE_FUNCTION:
-			if strings.EqualFold(arg2, "load_extension") || strings.EqualFold(arg2, "ts_shim_handle") {
-				return sqlite3.SQLITE_DENY
-			}
-		}
-		a := Action{Code: action, Arg1: arg1, Arg2: arg2, Schema: schema}
-		if c.catalog != nil && !c.catalog.refine(&a) {
-			return sqlite3.SQLITE_OK
-		}
-		if !permission.Allow(a) {
-			return sqlite3.SQLITE_DENY
-		}
-		return sqlite3.SQLITE_OK
+		c.denied = true
+		return sqlite3.SQLITE_DENY
 	})
 	return nil
+}
+
+// allows is the authorizer of strangers' SQL.
+func (c *conn) allows(permission Permission, action int, arg1, arg2, schema string) bool {
+	if c.catalog != nil && c.catalog.own {
+		return true
+	}
+	switch action {
+	case sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH:
+		return false
+	case sqlite3.SQLITE_PRAGMA:
+		name := strings.ToLower(arg1)
+		withArgument, known := pragmas[name]
+		if !known || arg2 != "" && !withArgument {
+			return false
+		}
+	case sqlite3.SQLITE_FUNCTION:
+		if strings.EqualFold(arg2, "load_extension") || strings.EqualFold(arg2, "ts_shim_handle") {
+			return false
+		}
+	}
+	a := Action{Code: action, Arg1: arg1, Arg2: arg2, Schema: schema}
+	if c.catalog != nil && !c.catalog.refine(&a) {
+		return true
+	}
+	return permission.Allow(a)
 }

@@ -77,6 +77,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,13 +93,13 @@ const (
 	TokenMax = 16 << 10
 )
 
-// Why a token is refused. Their text is libsql-server's and is shown to clients;
-// errors of Verify wrap them.
+// Why a token is refused. Clients are shown their text, which is
+// libsql-server's; errors of Verify wrap them.
 var (
-	ErrMissing  = errors.New("Authentication is required but no JWT was specified") //nolint:staticcheck // a wire text
-	ErrInvalid  = errors.New("The JWT is invalid")                                  //nolint:staticcheck // a wire text
-	ErrExpired  = errors.New("The JWT has expired")                                 //nolint:staticcheck // a wire text
-	ErrImmature = errors.New("The JWT is immature (not valid yet)")                 //nolint:staticcheck // a wire text
+	ErrMissing  = errors.New("authentication is required but no JWT was specified")
+	ErrInvalid  = errors.New("the JWT is invalid")
+	ErrExpired  = errors.New("the JWT has expired")
+	ErrImmature = errors.New("the JWT is immature (not valid yet)")
 	// ErrUnavailable: the keys to verify the token with cannot be had now.
 	ErrUnavailable = errors.New("the signing keys are not available")
 )
@@ -206,16 +207,18 @@ func refusal(err error) error {
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return &server.DeniedError{Status: http.StatusServiceUnavailable, Message: ErrUnavailable.Error()}
 	}
-	for _, known := range []error{ErrMissing, ErrExpired, ErrImmature, ErrInvalid} {
-		if errors.Is(err, known) {
-			message := "`" + known.Error() + "`"
-			if d := (*detail)(nil); errors.As(err, &d) {
-				message += ": " + d.text
-			}
-			return &server.DeniedError{Status: http.StatusUnauthorized, Message: message}
+	known, more := ErrInvalid, ""
+	for _, e := range []error{ErrMissing, ErrExpired, ErrImmature} {
+		if errors.Is(err, e) {
+			known = e
 		}
 	}
-	return &server.DeniedError{Status: http.StatusUnauthorized, Message: "`" + ErrInvalid.Error() + "`"}
+	if d := (*detail)(nil); errors.As(err, &d) {
+		more = ": " + d.text
+	}
+	text := known.Error()
+	text = strings.ToUpper(text[:1]) + text[1:]
+	return &server.DeniedError{Status: http.StatusUnauthorized, Message: "`" + text + "`" + more}
 }
 
 // detail is what more a client may be told; it is never part of a token.
@@ -303,7 +306,10 @@ func (v *Verifier) verify(token, issuer, audience string, read func(map[string]a
 	var keyError error
 	_, err := jwt.NewParser(options...).ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
 		var set jwt.VerificationKeySet
-		set.Keys, keyError = candidates(t, keys)
+		// Before the library compares the times: it would take some for others.
+		if keyError = checkTimes(claims); keyError == nil {
+			set.Keys, keyError = candidates(t, keys)
+		}
 		return set, keyError
 	})
 	switch {
@@ -331,9 +337,6 @@ func (v *Verifier) verify(token, issuer, audience string, read func(map[string]a
 		return nil, invalid("it lacks issuer or audience")
 	default:
 		return nil, invalid("its claims are not right")
-	}
-	if err := checkTimes(claims); err != nil {
-		return nil, err
 	}
 	return read(claims)
 }

@@ -1,9 +1,11 @@
 package auth
 
 import (
-	"errors"
 	"fmt"
+	"net/http"
 	"strings"
+
+	"github.com/tursosync/tursosync/server"
 )
 
 // Actions is a set of what may be done with a table: the seven of Turso Cloud.
@@ -136,16 +138,13 @@ func (r *Rights) ReadAll() bool { return r.all&DataRead != 0 }
 // ReadOnly implements server.Permission.
 func (r *Rights) ReadOnly() bool { return r.some&^DataRead == 0 }
 
-// ErrPull is the answer to a pull without data_read on all tables.
-var ErrPull = errors.New("Authorization forbidden: a pull carries the pages of all tables, " + //nolint:staticcheck // a wire text
-	"and the token does not have data_read on all (all:data_read)")
-
 // Pull implements server.Permission.
 func (r *Rights) Pull() error {
 	if r.ReadAll() {
 		return nil
 	}
-	return ErrPull
+	return &server.DeniedError{Status: http.StatusForbidden, Message: "Authorization forbidden: " +
+		"a pull carries the pages of all tables, and the token does not have data_read on all of them (all:data_read)"}
 }
 
 func (r *Rights) full() bool { return r.all == AllActions }
