@@ -234,6 +234,11 @@ func (st *Statement) classifyPragma(readOnly bool) {
 		if value != "" {
 			st.Kind = Pragma
 		}
+	case "optimize":
+		// It may run ANALYZE. SQLite says that it only reads.
+		if st.main {
+			st.Kind = Schema
+		}
 	case "journal_mode", "wal_checkpoint", "locking_mode", "query_only":
 		st.Kind, st.main = Read, false
 	default:
@@ -244,7 +249,7 @@ func (st *Statement) classifyPragma(readOnly bool) {
 			}
 			return
 		}
-		st.Kind = Schema // optimize, incremental_vacuum: they may create tables of SQLite's
+		st.Kind = Schema // incremental_vacuum
 	}
 }
 

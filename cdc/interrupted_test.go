@@ -3,6 +3,7 @@ package cdc_test
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"testing"
 	"time"
 )
@@ -62,4 +63,23 @@ func TestInterruptedWithOpenRows(t *testing.T) {
 			l.check()
 		})
 	}
+}
+
+// TestWaitingForGateCancelled: users' code looks for context.Canceled; the cause,
+// which errgroup sets to another goroutine's error, is not it.
+func TestWaitingForGateCancelled(t *testing.T) {
+	l := newLive(t, simpleTable)
+	a, b := l.conn("a"), l.conn("b")
+	b.run("PRAGMA busy_timeout=60000")
+	a.run("BEGIN IMMEDIATE")
+	for _, statement := range []string{"INSERT INTO t VALUES (1, 1)", "BEGIN IMMEDIATE"} {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		time.AfterFunc(20*time.Millisecond, func() { cancel(errors.New("cause")) })
+		if err := b.tryContext(ctx, statement); err != context.Canceled {
+			t.Errorf("%s: %v, want context.Canceled", statement, err)
+		}
+	}
+	a.run("ROLLBACK")
+	b.run("INSERT INTO t VALUES (1, 1)")
+	l.check()
 }

@@ -641,10 +641,14 @@ func (s *Session) acquire(ctx context.Context) error {
 	if row != nil {
 		timeout, _ = row[0].(int64)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(timeout)*time.Millisecond, busy)
+	bound, cancel := context.WithTimeout(ctx, time.Duration(timeout)*time.Millisecond)
 	defer cancel()
-	if err := s.log.gate.acquire(ctx); err != nil {
-		return err
+	if s.log.gate.acquire(bound) != nil {
+		// As everywhere in database/sql: the context's error, whatever its cause.
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return busy
 	}
 	s.gated = true
 	return nil

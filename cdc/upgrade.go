@@ -115,8 +115,8 @@ func (s *Session) enter(ctx context.Context) error {
 	if s.readOnly || s.counted {
 		return nil
 	}
-	if err := s.log.upgraders.enter(ctx); err != nil {
-		return err
+	if s.log.upgraders.enter(ctx) != nil {
+		return ctx.Err() // whatever its cause
 	}
 	s.counted = true
 	return nil
