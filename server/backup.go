@@ -18,8 +18,6 @@ func (s *Server) Backup(ctx context.Context, start func(bytes int64) (io.Writer,
 		return ErrClosed
 	}
 	defer s.active.Done()
-	s.gate.RLock()
-	defer s.gate.RUnlock()
 	snap, err := s.snapshot(wire.PullRequest{}, nil)
 	if err != nil {
 		return fmt.Errorf("back up database: %w", err)
@@ -42,11 +40,6 @@ func (s *Server) Backup(ctx context.Context, start func(bytes int64) (io.Writer,
 				return fmt.Errorf("back up database: read page %v: %w", no, err)
 			}
 			b, places = image, places[1:]
-		}
-		if no == page.No(snap.pageCount) {
-			if err := s.verify(snap); err != nil {
-				return fmt.Errorf("back up database: %w", err)
-			}
 		}
 		if _, err := out.Write(b); err != nil {
 			return fmt.Errorf("back up database: %w", err)

@@ -8,8 +8,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"math/bits"
 	"os"
 	"path/filepath"
+	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,34 +27,54 @@ import (
 // history knows which commit changed which page last, by reading the frame
 // headers that every commit appends to the WAL.
 //
-// A revision is "<epoch>-<commit>". The epoch is random and lives as long as all
-// commits were seen: SQLite counts commits in the wal-index, so a WAL that starts
-// over (after a checkpoint) is known to follow the last one when the count fits
-// the frames in it. When it does not fit, because another program checkpointed
-// commits that nobody here saw, and when the server starts, a new epoch begins,
-// and clients with older revisions get all pages.
+// A revision is "<era>-<commit>-<tag>", the tag being taken from the checksum of the
+// commit's last frame. Commits are counted as long as all of them were
+// seen: SQLite counts commits in the wal-index, so a WAL that starts over (after a
+// checkpoint) is known to follow the last one when the count fits the frames in
+// it. When it does not fit, because another program checkpointed commits that
+// nobody here saw, the history begins anew, and clients with older revisions get
+// all pages. Across restarts the record bridges the gap; see record.go.
 type history struct {
+	cfg  Config
 	file string
 
 	mu    sync.Mutex // guards what follows, and the use of conn
 	conn  *conn      // keeps the WAL and its index open
 	state shim.WALState
-	epoch string
-	seq   uint64 // commits seen in this epoch
-	start uint64 // seq at which the present WAL began: what the file holds
+	eras  []era
+	// resumed tells that the last era ends with seq: the next commit begins another.
+	resumed bool
+	// tags are those of commits that only the WAL told of when the database was opened.
+	tags  map[uint64]tag
+	seq   uint64 // the last commit
+	start uint64 // seq at which the present WAL began
 	// changed holds the commit that last changed each page, by page number - 1.
 	changed []uint64
-	frames  []frame       // of the present WAL
+	frames  []frame // of the present WAL
+	// floor is how many frames of the present WAL may be in the file although the
+	// index does not say so: after a crash it does not know.
+	floor uint32
+	// settled tells that all of the state is in the file, and the record says so.
+	settled bool
 	news    chan struct{} // closed by the next commit
 }
 
 // frame is a frame of the WAL.
 type frame struct {
-	no  page.No
-	seq uint64 // the commit it belongs to
+	no    page.No
+	seq   uint64 // the commit it belongs to
+	count uint32 // the size of the database in pages, if the frame ends the commit
+	tag   tag
 }
 
-// historySuffix is what the name of the file with the history ends in.
+// tag tells two commits apart that have the same number in histories that parted.
+type tag uint32
+
+func tagOf(frameHeader []byte) tag {
+	return tag(binary.BigEndian.Uint32(frameHeader[16:]) ^ bits.RotateLeft32(binary.BigEndian.Uint32(frameHeader[20:]), 16))
+}
+
+// historySuffix is what the name of the file with the record ends in.
 const historySuffix = "-history"
 
 func openHistory(cfg Config) (*history, error) {
@@ -61,7 +85,7 @@ func openHistory(cfg Config) (*history, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &history{file: cfg.File, conn: c, news: make(chan struct{})}
+	h := &history{cfg: cfg, file: cfg.File, conn: c, news: make(chan struct{})}
 	if err := h.prepare(); err != nil {
 		c.close()
 		return nil, err
@@ -69,7 +93,7 @@ func openHistory(cfg Config) (*history, error) {
 	return h, nil
 }
 
-// prepare checks the database, brings it into WAL mode, and begins an epoch.
+// prepare checks the database, brings it into WAL mode, and takes up its history.
 func (h *history) prepare() error {
 	for _, p := range []struct{ name, want string }{{"page_size", strconv.Itoa(page.Size)}, {"encoding", "UTF-8"}} {
 		got, err := h.conn.one("PRAGMA " + p.name)
@@ -91,11 +115,15 @@ func (h *history) prepare() error {
 	if _, err := h.conn.one("SELECT count(*) FROM sqlite_schema"); err != nil {
 		return err
 	}
+	r, err := readRecord(h.file + historySuffix)
+	if err != nil {
+		h.cfg.Logger.Warn("read history", "error", err)
+	}
 	for range 100 {
 		if h.state, err = h.conn.db.WALState(); err != nil {
 			return err
 		}
-		switch err := h.begin(); {
+		switch err := h.resume(r); {
 		case err == nil:
 			return nil
 		case !errors.Is(err, errReset):
@@ -105,7 +133,93 @@ func (h *history) prepare() error {
 	return errReset
 }
 
+// resume takes up the history where the record ends, or begins a new one.
+func (h *history) resume(r *record) error {
+	if r == nil {
+		return h.begin()
+	}
+	from, err := h.recognise(r)
+	if err != nil {
+		return err
+	}
+	if from < 0 {
+		h.cfg.stats.forgotten.Add(1)
+		return h.begin()
+	}
+	start := r.start
+	if from == 0 {
+		start = r.seq
+	}
+	frames, _, err := h.read(0, h.state, start)
+	if err != nil {
+		return err
+	}
+	if from > 0 && (frames[from-1].seq != r.seq || frames[from-1].count == 0) {
+		h.cfg.stats.forgotten.Add(1)
+		return h.begin()
+	}
+	h.eras, h.changed, h.resumed = recent(r.eras), slices.Clone(r.changed), true
+	h.seq, h.start, h.frames, h.floor = r.seq, start, frames, h.state.MaxFrame
+	h.tags = maps.Clone(r.tags)
+	h.apply(frames[from:])
+	// Are these the commits that the last server saw, or did others follow a copy
+	// of the database? Their tags will tell, if somebody asks.
+	for _, f := range frames[from:] {
+		if f.count != 0 {
+			h.tags[f.seq] = f.tag
+		}
+	}
+	if len(h.tags) > tagsMax {
+		h.eras, h.tags = []era{newEra(h.seq)}, map[uint64]tag{}
+		h.resumed = false
+	}
+	h.settled = from == 0 && h.state.MaxFrame == 0
+	count, err := h.pageCount(h.state)
+	if err != nil {
+		return err
+	}
+	if uint32(len(h.changed)) != count {
+		h.cfg.stats.forgotten.Add(1)
+		return h.begin()
+	}
+	return nil
+}
+
+// recognise tells how many frames of the WAL belong to the state that the record
+// was made of; less than 0: the record is of no use.
+func (h *history) recognise(r *record) (frames int, err error) {
+	if w := r.wal; w != nil && w.frames > 0 && w.salt == h.state.Salt && w.frames <= h.state.MaxFrame {
+		var b [wal.FrameHeaderSize]byte
+		if _, err := h.conn.db.ReadAt(shim.WAL, b[:], wal.Size(w.frames-1)); err != nil {
+			return 0, fmt.Errorf("read frame %d: %w", w.frames, err)
+		}
+		be := binary.BigEndian
+		if [2]uint32{be.Uint32(b[8:]), be.Uint32(b[12:])} != w.salt {
+			return 0, errReset
+		}
+		if [2]uint32{be.Uint32(b[16:]), be.Uint32(b[20:])} == w.checksum {
+			return int(w.frames), nil
+		}
+	}
+	if r.file != nil {
+		now, err := lookAtFile(h.file)
+		if err != nil {
+			return 0, err
+		}
+		if now == *r.file {
+			return 0, nil
+		}
+	}
+	return -1, nil
+}
+
+// close moves the WAL into the file, if it can be had without waiting, and notes
+// what the next one needs to go on.
 func (h *history) close() error {
+	// Not being able to checkpoint is no error: it costs clients some pages.
+	if err := h.checkpoint(0, false); err != nil {
+		h.cfg.Logger.Warn("checkpoint before close", "error", err)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.conn.close()
@@ -114,9 +228,9 @@ func (h *history) close() error {
 // errReset tells that the WAL started over while it was being read.
 var errReset = errors.New("the WAL started over while it was being read")
 
-// begin starts an epoch at h.state.
+// begin starts a new history at h.state.
 func (h *history) begin() error {
-	frames, _, err := h.read(0, h.state, 0)
+	frames, commits, err := h.read(0, h.state, 0)
 	if err != nil {
 		return err
 	}
@@ -124,14 +238,43 @@ func (h *history) begin() error {
 	if err != nil {
 		return err
 	}
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	h.epoch, h.seq, h.start = hex.EncodeToString(b[:]), 0, 0
-	h.frames, h.changed = frames, make([]uint64, count)
-	for i := range h.frames {
-		h.frames[i].seq = 0
-	}
+	// The commits in the WAL have numbers, but no names: nobody can ask for them.
+	h.eras, h.resumed, h.seq, h.start, h.floor = []era{newEra(commits)}, false, commits, 0, h.state.MaxFrame
+	h.tags = map[uint64]tag{}
+	h.frames, h.changed = frames, slices.Repeat([]uint64{commits}, int(count))
+	h.save()
 	return nil
+}
+
+func newEra(first uint64) era {
+	e := era{first: first}
+	_, _ = rand.Read(e.name[:]) // never fails
+	return e
+}
+
+// save writes the record of the present state. It need not succeed.
+func (h *history) save() {
+	r := &record{seq: h.seq, start: h.start, eras: recent(h.eras), tags: h.tags, changed: h.changed}
+	if h.state.MaxFrame > 0 {
+		r.wal = &walMark{salt: h.state.Salt, frames: h.state.MaxFrame, checksum: h.state.Checksum}
+	}
+	var err error
+	if h.state.Backfill == h.state.MaxFrame {
+		if r.file, err = markFile(h.file); err == nil {
+			// Nobody wrote to the file if there was nothing to be written to it.
+			now, e := h.conn.db.WALState()
+			if err = e; now != h.state {
+				r.file = nil
+			}
+		}
+	}
+	if err == nil && (r.wal != nil || r.file != nil) {
+		err = r.write(h.file+historySuffix, !h.cfg.NoSync)
+	}
+	h.settled = err == nil && r.file != nil
+	if err != nil {
+		h.cfg.Logger.Error("write history", "error", err)
+	}
 }
 
 // read reads the headers of the frames behind from, up to state, and counts the
@@ -147,8 +290,9 @@ func (h *history) read(from uint32, state shim.WALState, seq uint64) (frames []f
 		if [2]uint32{binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])} != state.Salt {
 			return nil, 0, errReset
 		}
-		frames = append(frames, frame{page.No(binary.BigEndian.Uint32(b[0:])), seq + commits + 1})
-		if binary.BigEndian.Uint32(b[4:]) != 0 {
+		count := binary.BigEndian.Uint32(b[4:])
+		frames = append(frames, frame{page.No(binary.BigEndian.Uint32(b[0:])), seq + commits + 1, count, tagOf(b[:])})
+		if count != 0 {
 			commits++
 		}
 	}
@@ -203,11 +347,8 @@ func (h *history) advance(now shim.WALState) error {
 	if err != nil {
 		return err
 	}
-	count, err := h.pageCount(now)
-	if err != nil {
-		return err
-	}
 	if old.Change+uint32(commits) != now.Change {
+		h.cfg.stats.forgotten.Add(1)
 		h.state = now
 		if err := h.begin(); err != nil {
 			h.state = old
@@ -217,21 +358,48 @@ func (h *history) advance(now shim.WALState) error {
 		return nil
 	}
 	if !same {
-		h.start, h.frames = h.seq, nil
+		h.start, h.frames, h.floor = h.seq, nil, 0
 	}
 	h.state = now
-	h.seq += commits
 	h.frames = append(h.frames, frames...)
-	h.resize(count)
+	h.settled = h.settled && commits == 0
+	if commits == 0 {
+		return nil
+	}
+	newEraBegins := h.resumed
+	if newEraBegins {
+		h.eras = append(h.eras, newEra(h.seq+1))
+		h.resumed = false
+	}
+	h.apply(frames)
+	if newEraBegins {
+		// Its name must be known to the next server before clients hear of it.
+		h.save()
+	}
+	h.announce()
+	return nil
+}
+
+// apply takes in frames behind those that were applied, whole commits of them.
+func (h *history) apply(frames []frame) {
 	for _, f := range frames {
-		if f.no != 0 && int(f.no) <= len(h.changed) {
-			h.changed[f.no-1] = f.seq
+		h.touch(f.no, f.seq)
+		if f.count != 0 {
+			h.seq = f.seq
+			h.resize(f.count)
 		}
 	}
-	if commits > 0 {
-		h.announce()
+}
+
+// touch notes the commit that changes a page.
+func (h *history) touch(no page.No, seq uint64) {
+	if no == 0 {
+		return
 	}
-	return nil
+	for uint64(len(h.changed)) < uint64(no) {
+		h.changed = append(h.changed, seq)
+	}
+	h.changed[no-1] = seq
 }
 
 // resize follows the size of the database. Pages that come into being count as
@@ -251,14 +419,41 @@ func (h *history) announce() {
 
 // revision names the state after a commit.
 func (h *history) revision(seq uint64) string {
-	return h.epoch + "-" + strconv.FormatUint(seq, 10)
+	i := len(h.eras) - 1
+	for i > 0 && h.eras[i].first > seq {
+		i--
+	}
+	t, _ := h.tag(seq)
+	return fmt.Sprintf("%s-%d-%x", h.eras[i], seq, uint32(t))
 }
 
-// parse finds the commit of a revision, if it is one of this epoch.
+// tag returns the tag of a commit, if it is known.
+func (h *history) tag(seq uint64) (tag, bool) {
+	if t, ok := h.tags[seq]; ok {
+		return t, true
+	}
+	// The last frame of a commit is the one before the first of the next.
+	i := sort.Search(len(h.frames), func(i int) bool { return h.frames[i].seq > seq })
+	if i > 0 && h.frames[i-1].seq == seq && h.frames[i-1].count != 0 {
+		return h.frames[i-1].tag, true
+	}
+	return 0, false
+}
+
+// parse finds the commit of a revision, if it is one of this history.
 func (h *history) parse(revision string) (seq uint64, known bool) {
-	epoch, n, _ := strings.Cut(revision, "-")
+	name, rest, _ := strings.Cut(revision, "-")
+	n, sum, _ := strings.Cut(rest, "-")
 	seq, err := strconv.ParseUint(n, 10, 64)
-	return seq, err == nil && epoch == h.epoch && seq <= h.seq && revision == h.revision(seq)
+	t, err2 := strconv.ParseUint(sum, 16, 32)
+	if err != nil || err2 != nil || seq < h.eras[0].first || seq > h.seq {
+		return 0, false
+	}
+	is, _, _ := strings.Cut(h.revision(seq), "-")
+	if own, ok := h.tag(seq); name != is || ok && t != 0 && own != tag(t) {
+		return 0, false
+	}
+	return seq, revision == fmt.Sprintf("%s-%d-%x", name, seq, t)
 }
 
 // wait returns when there is something newer than revision, at the latest when
@@ -269,9 +464,11 @@ func (h *history) wait(ctx context.Context, revision string) {
 	for {
 		h.mu.Lock()
 		err := h.refresh()
-		news, newest := h.news, h.revision(h.seq)
+		news := h.news
+		seq, known := h.parse(revision)
+		newest := known && seq == h.seq
 		h.mu.Unlock()
-		if err != nil || newest != revision {
+		if err != nil || !newest {
 			return
 		}
 		select {
@@ -287,7 +484,7 @@ func (h *history) wait(ctx context.Context, revision string) {
 type plan struct {
 	revision  string
 	pageCount uint32
-	state     shim.WALState
+	state     shim.WALState // what the read transaction sees
 	pages     []place
 }
 
@@ -295,7 +492,6 @@ type plan struct {
 type place struct {
 	no    page.No
 	frame uint32 // of the WAL; 0: in the file
-	old   bool   // the page has changed since
 }
 
 // lockPage is never written by SQLite: its bytes in the file are locks
@@ -305,46 +501,76 @@ const lockPage = page.No(1<<30/page.Size + 1)
 // errGone tells that a page at the wanted revision does not exist any more.
 var errGone = errors.New("the revision is not held any more: start again without it")
 
-// plan finds the pages that a request asks for. The images stay where they are
-// while the caller has a read transaction that fits the plan; see snapshot.
-func (h *history) plan(have, at string, selected *page.Set) (*plan, error) {
+// plan finds the pages that a request asks for, as of a state that the caller has
+// a read transaction of; see snapshot. Stale tells that the state has gone by
+// without being seen.
+func (h *history) plan(have, at string, selected *page.Set, state shim.WALState) (p *plan, stale bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.refresh(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	p := &plan{revision: h.revision(h.seq), pageCount: uint32(len(h.changed)), state: h.state}
-	upto := h.seq
+	if state.Salt != h.state.Salt || state.MaxFrame > h.state.MaxFrame {
+		return nil, true, nil
+	}
+	newest := h.start
+	if state.MaxFrame > 0 {
+		newest = h.frames[state.MaxFrame-1].seq
+	}
+	count, err := h.pageCount(state)
+	if err != nil {
+		return nil, false, err
+	}
+	p = &plan{revision: h.revision(newest), pageCount: count, state: state}
+	upto := newest
 	if at != "" {
 		var known bool
-		if upto, known = h.parse(at); !known {
-			return nil, errGone
+		if upto, known = h.parse(at); !known || upto > newest {
+			return nil, false, errGone
 		}
 		p.revision = at
 	}
 	since, known := h.parse(have)
-	last, first := h.lastFrames(upto)
-	for i, seq := range h.changed {
-		no := page.No(i + 1)
+	switch {
+	case known && at == "" && since == h.seq: // as most often
+		p.revision, p.pageCount = have, uint32(len(h.changed))
+		return p, false, nil
+	case known && since > newest:
+		return nil, true, nil // what the client has is newer
+	}
+	inFile := state.Backfill == state.MaxFrame
+	last, first := h.lastFrames(upto, state.MaxFrame)
+	for no := page.No(1); uint32(no) <= count; no++ {
+		seq := h.seq
+		if int(no) <= len(h.changed) {
+			seq = h.changed[no-1]
+		}
 		if no == lockPage || known && seq <= since || selected != nil && !selected.Has(no) {
 			continue
 		}
-		pl := place{no: no, frame: last[no], old: seq > upto}
-		// The newest image is always there. An old one is in the WAL, or in the
-		// file if that is as it was at that revision.
-		if pl.old && pl.frame == 0 && (upto < h.start || first[no] != 0 && first[no] <= h.state.Backfill) {
-			return nil, errGone
+		pl := place{no: no, frame: last[no]}
+		switch {
+		case upto < newest && seq > upto:
+			// An old image is in the WAL, if that stays where it is, or in the file
+			// if that is as it was at that revision.
+			inWAL := pl.frame != 0 && !inFile
+			kept := pl.frame == 0 && upto >= h.start && (first[no] == 0 || first[no] > max(state.Backfill, h.floor))
+			if !inWAL && !kept {
+				return nil, false, errGone
+			}
+		case inFile:
+			pl.frame = 0
 		}
 		p.pages = append(p.pages, pl)
 	}
-	return p, nil
+	return p, false, nil
 }
 
 // lastFrames returns the last frame of each page up to a commit, and the first
-// one behind.
-func (h *history) lastFrames(upto uint64) (last, first map[page.No]uint32) {
+// one behind, among so many frames.
+func (h *history) lastFrames(upto uint64, among uint32) (last, first map[page.No]uint32) {
 	last, first = map[page.No]uint32{}, map[page.No]uint32{}
-	for i, f := range h.frames {
+	for i, f := range h.frames[:among] {
 		if f.seq <= upto {
 			last[f.no] = uint32(i) + 1
 		} else if first[f.no] == 0 {
@@ -354,6 +580,14 @@ func (h *history) lastFrames(upto uint64) (last, first map[page.No]uint32) {
 	return last, first
 }
 
+// refreshed is current after taking in what is new.
+func (h *history) refreshed() (shim.WALState, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.refresh()
+	return h.state, err
+}
+
 // current returns the state of the WAL.
 func (h *history) current() (shim.WALState, error) {
 	h.mu.Lock()
@@ -361,21 +595,58 @@ func (h *history) current() (shim.WALState, error) {
 	return h.conn.db.WALState()
 }
 
-// checkpoint moves the WAL into the file, if it holds at least so many bytes. No
-// request may be under way.
-func (h *history) checkpoint(atLeast int64) error {
+// checkpoint moves the WAL into the file, if it holds at least so many bytes, and
+// notes the history. Nobody can write meanwhile, so that no commit goes unseen
+// into the file; it waits for writers only if it must. Readers are not disturbed
+// (https://sqlite.org/c3ref/wal_checkpoint_v2.html, PASSIVE).
+func (h *history) checkpoint(atLeast int64, must bool) error {
+	h.mu.Lock()
+	err := h.refresh()
+	small := h.settled || wal.Size(h.state.MaxFrame-h.state.Backfill) < atLeast
+	h.mu.Unlock()
+	if err != nil || small {
+		return err
+	}
+	lock, err := openConn(h.cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.close() }() // ends the transaction
+	if !must {
+		if _, err := lock.one("PRAGMA busy_timeout=100"); err != nil {
+			return err
+		}
+	}
+	if _, err := lock.one("BEGIN IMMEDIATE"); err != nil {
+		if e := (*shim.StmtError)(nil); !must && errors.As(err, &e) && e.Code&0xff == 5 {
+			return nil // SQLITE_BUSY: later
+		}
+		return err
+	}
+	mover, err := openConn(h.cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = mover.close() }()
+	h.mu.Lock()
+	if err = h.refresh(); err == nil && h.state.Backfill < h.state.MaxFrame {
+		h.save() // what follows makes a mark of the file worthless
+	}
+	h.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if _, err := mover.one("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		return err
+	}
+	h.cfg.stats.checkpoints.Add(1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.refresh(); err != nil {
 		return err
 	}
-	if wal.Size(h.state.MaxFrame-h.state.Backfill) < atLeast {
-		return nil
-	}
-	if _, err := h.conn.one("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
-		return err
-	}
-	return h.refresh()
+	h.save()
+	return nil
 }
 
 // digest returns the SHA-256 of the file. No request may be under way.

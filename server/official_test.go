@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"reflect"
 	"sync/atomic"
@@ -202,6 +203,7 @@ func TestOfficialAfterRestart(t *testing.T) {
 	must(t, err)
 	must(t, c.Exec("INSERT INTO t VALUES (2, 'pending')"))
 	must(t, now.Load().Close())
+	must(t, os.Remove(file+"-history"))
 	start()
 	realtest.Exec(t, h.URL, "UPDATE t SET v = 'new' WHERE id = 1")
 	changed, err := c.Pull()

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
+	"github.com/tursosync/tursosync/internal/wal"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
@@ -52,9 +54,7 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 
 // run executes a pipeline on a connection of its own.
 func (s *Server) run(ctx context.Context, req wire.PipelineRequest, permission Permission) ([]wire.StreamResult, error) {
-	s.gate.RLock()
 	defer s.afterCommit()
-	defer s.gate.RUnlock()
 	c, err := openConn(s.cfg)
 	if err != nil {
 		return nil, err
@@ -97,23 +97,35 @@ func interruptible(ctx context.Context, c *conn) (stop func()) {
 	}
 }
 
-// afterCommit lets the history see what was committed, wakes long polls, and
-// checkpoints a WAL that has grown, if nobody is using the database.
+// afterCommit lets the history see what was committed, wakes long polls, and has
+// a WAL that has grown moved into the file.
 func (s *Server) afterCommit() {
-	s.history.mu.Lock()
-	err := s.history.refresh()
-	s.history.mu.Unlock()
-	if err == nil && s.gate.TryLock() {
-		err = s.history.checkpoint(s.cfg.CheckpointBytes)
-		s.gate.Unlock()
-	}
+	state, err := s.history.refreshed()
 	if err != nil {
 		s.cfg.Logger.Error("after commit", "error", err)
+		return
 	}
+	if wal.Size(state.MaxFrame-state.Backfill) < s.cfg.CheckpointBytes || !s.checkpointing.CompareAndSwap(false, true) {
+		return
+	}
+	if !s.enter() {
+		return
+	}
+	go func() {
+		defer s.active.Done()
+		defer s.checkpointing.Store(false)
+		if !s.gate.TryLock() {
+			return // the next commit tries again
+		}
+		defer s.gate.Unlock()
+		if err := s.history.checkpoint(s.cfg.CheckpointBytes, false); err != nil {
+			s.cfg.Logger.Error("checkpoint", "error", err)
+		}
+	}()
 }
 
-// Checkpoint waits for the requests under way and moves the WAL into the file.
-// Revisions stay valid.
+// Checkpoint moves the WAL into the file, as far as no reader needs it. Revisions
+// stay valid.
 func (s *Server) Checkpoint() error {
 	if !s.enter() {
 		return ErrClosed
@@ -121,7 +133,7 @@ func (s *Server) Checkpoint() error {
 	defer s.active.Done()
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	return s.history.checkpoint(0)
+	return s.history.checkpoint(0, true)
 }
 
 // Digest checkpoints and returns the SHA-256 of the database file: that of every
@@ -133,10 +145,16 @@ func (s *Server) Digest() (string, error) {
 	defer s.active.Done()
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	if err := s.history.checkpoint(0); err != nil {
-		return "", err
+	// Pulls that were answered may not have closed their transactions yet.
+	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
+		if err := s.history.checkpoint(0, true); err != nil {
+			return "", err
+		}
+		d, err := s.history.digest()
+		if err == nil || time.Since(begun) > time.Second {
+			return d, err
+		}
 	}
-	return s.history.digest()
 }
 
 // jsonString encodes s as JSON.

@@ -52,8 +52,13 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 		s.longPoll(r.Context(), req)
 	}
 
-	s.gate.RLock()
-	defer s.gate.RUnlock()
+	defer now(&s.cfg.stats.pullsNow)()
+	defer taking(&s.cfg.stats.pullNanos)()
+	if req.ServerRevision != "" {
+		// An old image may lie in the file where a checkpoint would replace it.
+		s.gate.RLock()
+		defer s.gate.RUnlock()
+	}
 	snap, err := s.snapshot(req, selected)
 	switch {
 	case errors.Is(err, errGone):
@@ -65,6 +70,8 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer snap.close()
+	s.cfg.stats.pulls.Add(1)
+	s.cfg.stats.pagesSent.Add(int64(len(snap.pages)))
 	if err := s.send(w, r, snap); err != nil {
 		s.cfg.Logger.Debug("pull was cut off", "error", err)
 		// What was sent looks whole to nobody: there is a length, or chunks.
@@ -78,6 +85,8 @@ func (s *Server) longPoll(ctx context.Context, req wire.PullRequest) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
+	defer now(&s.cfg.stats.longPollsNow)()
+	s.cfg.stats.longPolls.Add(1)
 	s.history.wait(ctx, req.ClientRevision)
 }
 
@@ -85,73 +94,68 @@ func (s *Server) longPoll(ctx context.Context, req wire.PullRequest) {
 type snapshot struct {
 	*plan
 	conn *conn
-	// inFile tells that all of the plan's state is in the file. Then the WAL may
-	// start over while we read, but the file stays.
-	inFile bool
+	// pinned tells that images may lie where only the gate keeps them.
+	pinned bool
 }
 
 // snapshot finds the pages of an answer and pins them.
 //
-// The read transaction begins after the plan was made, so it may see later
-// commits; the plan's pages are there all the same. Either the transaction reads
-// from the WAL: then that cannot start over, and its frames stay. Or all of the
-// WAL was in the file when it began: then SQLite lets the WAL start over, but not
-// flow into the file, and the file is the plan's state provided that no commit
-// came in between (https://sqlite.org/walformat.html#locks).
+// The plan is of exactly the state that the read transaction sees: no commit came
+// between two looks at the WAL, one before the transaction and one after. That
+// keeps all of its images. Either the transaction reads from the WAL: then that
+// cannot start over, and checkpoints move frames into the file only up to those
+// that the transaction sees. Or all of the WAL was in the file when it began: then
+// SQLite may let the WAL start over, but moves nothing into the file, which is the
+// state (https://sqlite.org/walformat.html#locks).
 func (s *Server) snapshot(req wire.PullRequest, selected *page.Set) (*snapshot, error) {
-	for range 100 {
-		p, err := s.history.plan(req.ClientRevision, req.ServerRevision, selected)
+	snap := &snapshot{pinned: req.ServerRevision != ""}
+	var err error
+	for range 1000 {
+		var before, after shim.WALState
+		if before, err = s.history.refreshed(); err != nil {
+			break
+		}
+		if snap.conn == nil {
+			// Most often nothing is new, and no transaction needed to know that.
+			var stale bool
+			if snap.plan, stale, err = s.history.plan(req.ClientRevision, req.ServerRevision, selected, before); err != nil || !stale && len(snap.pages) == 0 {
+				break
+			}
+			if snap.conn, err = openConn(s.cfg); err != nil {
+				break
+			}
+			continue
+		}
+		for _, sql := range []string{"BEGIN", "SELECT count(*) FROM sqlite_schema"} {
+			if err == nil {
+				_, err = snap.conn.one(sql)
+			}
+		}
+		if err == nil {
+			after, err = s.history.current()
+		}
 		if err != nil {
-			return nil, err
+			break
 		}
-		if len(p.pages) == 0 {
-			return &snapshot{plan: p}, nil
+		if before == after {
+			var stale bool
+			if snap.plan, stale, err = s.history.plan(req.ClientRevision, req.ServerRevision, selected, after); err != nil || !stale {
+				break
+			}
 		}
-		c, err := openConn(s.cfg)
-		if err != nil {
-			return nil, err
-		}
-		snap := &snapshot{plan: p, conn: c}
-		ok, err := s.pin(snap)
-		if err == nil && ok {
-			return snap, nil
-		}
-		snap.close()
-		if err != nil {
-			return nil, err
+		snap.plan = nil
+		if _, err = snap.conn.one("ROLLBACK"); err != nil {
+			break
 		}
 	}
-	return nil, errors.New("the database changes too fast to be read")
-}
-
-// pin begins the transaction and tells whether it keeps the plan's pages.
-func (s *Server) pin(snap *snapshot) (bool, error) {
-	for _, sql := range []string{"BEGIN", "SELECT count(*) FROM sqlite_schema"} {
-		if _, err := snap.conn.one(sql); err != nil {
-			return false, err
-		}
+	if err == nil && snap.plan == nil {
+		err = errors.New("the database changes too fast to be read")
 	}
-	now, err := s.history.current()
 	if err != nil {
-		return false, err
+		snap.close()
+		return nil, err
 	}
-	planned := snap.state
-	if now.Salt != planned.Salt || now.MaxFrame < planned.MaxFrame {
-		return false, nil
-	}
-	if now.Backfill < planned.MaxFrame {
-		return now.Backfill == planned.Backfill, nil
-	}
-	if now.MaxFrame != planned.MaxFrame {
-		return false, nil
-	}
-	snap.inFile = true
-	for _, p := range snap.pages {
-		if p.old {
-			return false, errGone
-		}
-	}
-	return true, nil
+	return snap, nil
 }
 
 func (snap *snapshot) close() {
@@ -161,7 +165,7 @@ func (snap *snapshot) close() {
 }
 
 func (snap *snapshot) read(p place, b []byte) error {
-	if p.frame == 0 || snap.inFile {
+	if p.frame == 0 {
 		return snap.conn.readPage(shim.Main, p.no.Offset(), b)
 	}
 	return snap.conn.readPage(shim.WAL, wal.Size(p.frame-1)+wal.FrameHeaderSize, b)
@@ -220,10 +224,10 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, snap *snapshot) er
 	return finish()
 }
 
-// verify tells whether the pages that were read can be relied on: no other
-// program may have moved frames into the file under our eyes.
+// verify tells whether the images that were read can be relied on: those of an
+// old revision may have been moved under our eyes by another program.
 func (s *Server) verify(snap *snapshot) error {
-	if snap.inFile {
+	if !snap.pinned {
 		return nil
 	}
 	now, err := s.history.current()

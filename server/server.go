@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tursosync/tursosync/internal/wire"
@@ -74,10 +75,10 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	history *history
-	// gate is held for reading by every request that uses the database, and for
-	// writing by the checkpoint: pages are read from file and WAL without SQLite's
-	// help, and must stay where they are.
-	gate sync.RWMutex
+	// gate is held for reading by pulls of an old revision, and for writing by the
+	// checkpoint: SQLite does not know of the images that such a pull needs.
+	gate          sync.RWMutex
+	checkpointing atomic.Bool // a goroutine is at it
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc

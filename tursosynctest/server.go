@@ -121,8 +121,8 @@ func (s *Server) Start() {
 }
 
 // Stop ends the server at once: connections are cut, new ones are refused. The
-// data stay, but like those of any server that was away, clients' revisions are
-// not known any more.
+// data stay, and clients' revisions are known to the next Start. For a server that
+// does not know them, remove File+"-history" in between.
 func (s *Server) Stop() {
 	s.t.Helper()
 	s.mu.Lock()

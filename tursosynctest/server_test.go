@@ -245,8 +245,9 @@ func TestLongPoll(t *testing.T) {
 		t.Error("long poll of a server that stopped succeeded")
 	}
 	srv.Start()
-	if err := r.Fetch(context.Background(), syncer.PullRequest{Have: p.head.Revision, LongPoll: time.Minute}, &p); err != nil {
-		t.Error(err)
+	srv.Exec("INSERT INTO t VALUES (2)")
+	if err := r.Fetch(context.Background(), syncer.PullRequest{Have: p.head.Revision, LongPoll: time.Minute}, &p); err != nil || p.digest() != srv.Digest() {
+		t.Errorf("long poll after a restart = %v, %d pages", err, p.came)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -33,7 +34,10 @@ func (s *settings) parse(a app, args []string, n int) ([]string, error) {
 	var plain []string
 	for {
 		if err := s.Parse(args); err != nil {
-			return nil, usageOnce{err}.orHelp()
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, usageError{err}
 		}
 		if s.NArg() == 0 {
 			break
@@ -102,16 +106,6 @@ func (s *settings) readFile(set map[string]bool) error {
 		return fmt.Errorf("read config: %w", err)
 	}
 	return nil
-}
-
-// usageOnce is an error that flag has printed already, with the usage.
-type usageOnce struct{ error }
-
-func (e usageOnce) orHelp() error {
-	if e.error == flag.ErrHelp {
-		return flag.ErrHelp
-	}
-	return usageError{e.error}
 }
 
 // secret is a setting that may be given as a file too.
