@@ -3,6 +3,8 @@
 //
 //	tursosync serve -data DIR [-addr :8080] [-tls-cert FILE -tls-key FILE] …
 //	tursosync db create|list|delete|backup …
+//	tursosync token key|create …
+//	tursosync jwks template …
 //
 // Every flag can also be given by an environment variable, TURSOSYNC_ and its name
 // in capitals (TURSOSYNC_ADMIN_TOKEN_FILE), and by a line "name = value" of the
@@ -61,6 +63,9 @@ const usage = `usage:
   tursosync db list                   list the databases
   tursosync db delete NAME            delete a database
   tursosync db backup NAME FILE       copy a database that is in use to a new file
+  tursosync token key FILE            make a key for tokens: the private part into FILE, the public part printed
+  tursosync token create [flags]      print a token: -db NAME -p all:data_read -p todos:data_update -expires 24h
+  tursosync jwks template [flags]     print the claims for an identity provider's tokens
 
 "tursosync serve -h" and "tursosync db create -h" list the flags.
 `
@@ -72,6 +77,10 @@ var verbs = map[string]func(a app, ctx context.Context, args []string) error{
 	"db list":   app.dbList,
 	"db delete": app.dbDelete,
 	"db backup": app.dbBackup,
+
+	"token key":     app.tokenKey,
+	"token create":  app.tokenCreate,
+	"jwks template": app.jwksTemplate,
 }
 
 func (a app) run(ctx context.Context, args []string) error {

@@ -37,6 +37,7 @@ func (a app) serve(ctx context.Context, args []string) (err error) {
 	s.StringVar(&tokenFile, "token-file", "", "`file` with that token")
 	s.StringVar(&read, "read-token", "", "`token` that may read every database")
 	s.StringVar(&readFile_, "read-token-file", "", "`file` with that token")
+	signed := jwtSettings(s)
 	s.BoolVar(&open, "no-auth", false, "let everybody read and write every database")
 	s.DurationVar(&cfg.IdleAfter, "idle-after", server.DefaultIdleAfter, "close a database that was not used for so long")
 	s.IntVar(&cfg.OpenMax, "open-max", server.DefaultOpenMax, "how many databases stay open when they are not in use")
@@ -69,12 +70,25 @@ func (a app) serve(ctx context.Context, args []string) (err error) {
 	if read, err = secret("read-token", read, readFile_); err != nil {
 		return err
 	}
+	gate, err := signed.gate(cfg.Logger)
+	if err != nil {
+		return err
+	}
+	if gate != nil {
+		defer func() { err = errors.Join(err, gate.v.Close()) }()
+	}
+	fixed := token != "" || read != ""
 	switch {
-	case open && (token != "" || read != ""):
+	case open && (fixed || gate != nil):
 		return usagef("serve: -no-auth and tokens exclude each other")
-	case !open && token == "" && read == "":
-		return usagef("serve: who may come in? Give -token or -read-token (or the …-file of them), or -no-auth")
-	case !open:
+	case !open && !fixed && gate == nil:
+		return usagef("serve: who may come in? Give -jwt-key-file, -jwks-url, -token or -read-token (or the …-file of them), or -no-auth")
+	case gate != nil:
+		if fixed {
+			gate.fixed = fixedTokens(token, read)
+		}
+		cfg.Database.Permit = gate.permit
+	case fixed:
 		cfg.Database.Authorize = fixedTokens(token, read)
 	}
 	return a.listen(ctx, cfg, addr, cert, key, grace)
