@@ -113,6 +113,9 @@ func (l *Log) Close() error {
 // left behind.
 func (l *Log) Acquire(ctx context.Context) error { return l.gate.acquire(ctx) }
 
+// TryAcquire takes the gate if nobody has it.
+func (l *Log) TryAcquire() bool { return l.gate.try() }
+
 // Release opens the gate for the next in line.
 func (l *Log) Release() {
 	l.upgraders.passed()

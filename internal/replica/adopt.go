@@ -36,6 +36,9 @@ type spool struct {
 	txn   cdc.ID
 	rows  int
 	batch []cdc.Change
+	// instead, if not 0, is the first change of the log that the spool replaces, see
+	// diffWithReplay.
+	instead cdc.ID
 }
 
 func (r *Replica) newSpool() (_ *spool, err error) {
@@ -100,6 +103,9 @@ const absorbRounds = 2
 // absorb compares live with replay(base, log) and logs the difference: rows that
 // other programs wrote.
 func (r *Replica) absorb(ctx context.Context) error {
+	if err := r.lookForeign(); err != nil {
+		return err
+	}
 	if !r.compare && !r.log.Foreign() {
 		return nil
 	}
@@ -116,6 +122,22 @@ func (r *Replica) absorb(ctx context.Context) error {
 			r.logged()
 		}
 	}
+	return nil
+}
+
+// lookForeign looks at the account of commits, so that another program's writes are
+// found without one of ours. While a connection of ours writes it is left to that
+// one, which looks too.
+func (r *Replica) lookForeign() error {
+	if r.compare || !r.log.TryAcquire() {
+		return nil
+	}
+	defer r.log.Release()
+	ws, err := r.live.db.WALState()
+	if err != nil {
+		return fmt.Errorf("look for commits of other programs: %w", err)
+	}
+	r.noticeForeign(ws)
 	return nil
 }
 
@@ -169,7 +191,8 @@ func (r *Replica) absorbOnce(ctx context.Context, alone bool) (found bool, err e
 	if err != nil || ws.Change != at {
 		return false, err // somebody wrote since the snapshot: once more
 	}
-	if s.last > 0 {
+	found = s.last > 0 || s.instead > 0
+	if found {
 		r.cfg.Logger.Info("logged rows written by other programs", keyChanges, int64(s.last))
 		if err := r.appendSpool(s); err != nil {
 			return false, err
@@ -181,13 +204,13 @@ func (r *Replica) absorbOnce(ctx context.Context, alone bool) (found bool, err e
 	if err := r.live.exec("COMMIT"); err != nil {
 		return false, err
 	}
-	if s.last > 0 {
+	if found {
 		ws.Change++
 	}
 	r.log.Expect(ws.Change)
 	r.log.ClearForeign()
 	r.compare = false
-	return s.last > 0, nil
+	return found, nil
 }
 
 // snapshot begins a read transaction on live; at is the change counter of what
@@ -216,6 +239,12 @@ func (r *Replica) snapshot() (reader *conn, at uint32, err error) {
 }
 
 // diffWithReplay spools what turns replay(base, log) into live as reader sees it.
+//
+// Another program may have changed the schema, and ours may have written into
+// what is new before anybody compared: then the log holds rows of a table or
+// column that it does not create, and cannot be replayed from there on. What it
+// holds from there on has never been sent, and is all in live: the difference
+// from the last state that could be replayed takes its place.
 func (r *Replica) diffWithReplay(ctx context.Context, reader *conn, s *spool) (err error) {
 	st := r.state()
 	stage, err := r.openStage(r.files.base(), st.basePages, nil)
@@ -231,15 +260,31 @@ func (r *Replica) diffWithReplay(ctx context.Context, reader *conn, s *spool) (e
 	}
 	err = cdc.LoadTxns(reader.SQLiteConn, st.baseMark, func(txn []cdc.Change) error {
 		out, err := stage.replay(ctx, txn)
-		if err == nil && out.Rejected() {
-			err = fmt.Errorf("replay transaction %d: %w", txn[0].Txn, out.Err)
+		if err != nil || !out.Rejected() {
+			return err
 		}
-		return err
+		if id := txn[0].Txn; id > st.maySend() {
+			s.instead = id
+			return errUnreplayable
+		}
+		return fmt.Errorf("replay transaction %d: %w", txn[0].Txn, out.Err)
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errUnreplayable) {
 		return err
 	}
 	return s.fill(ctx, stage.conn.SQLiteConn, reader.SQLiteConn, r.cfg.Now().Unix())
+}
+
+// errUnreplayable ends the reading of the log; it reaches nobody.
+var errUnreplayable = errors.New("the log cannot be replayed from here on")
+
+// maySend returns up to which change the remote may have the log.
+func (s *state) maySend() cdc.ID {
+	id := max(s.sent, s.watermark)
+	for _, intent := range s.intents {
+		id = max(id, intent)
+	}
+	return id
 }
 
 // appendSpool logs what the spool holds, behind everything that was ever logged.
@@ -248,6 +293,11 @@ func (r *Replica) appendSpool(s *spool) error {
 	last, err := r.live.lastID()
 	if err != nil {
 		return err
+	}
+	if s.instead > 0 {
+		if err := r.live.exec(`DELETE FROM turso_cdc WHERE change_id >= ?`, int64(s.instead)); err != nil {
+			return err
+		}
 	}
 	err = cdc.LoadTxns(s.conn.SQLiteConn, 0, func(txn []cdc.Change) error {
 		for i := range txn {
