@@ -8,6 +8,7 @@ import (
 	"iter"
 
 	"github.com/tursosync/tursosync/cdc"
+	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/internal/replica"
 	"github.com/tursosync/tursosync/syncer"
 )
@@ -67,6 +68,12 @@ type (
 	Stats = syncer.Stats
 	// Txn is a local transaction, as a list of changes.
 	Txn = syncer.Txn
+	// Change is the net effect of a transaction on one row, or a schema statement.
+	Change = cdc.Change
+	// ID identifies a change; a transaction goes by the ID of its first one.
+	ID = cdc.ID
+	// Revision is the remote's opaque name for one of its states.
+	Revision = page.Revision
 	// Rejection is a transaction that the remote refused for good, with its words.
 	Rejection = syncer.Rejection
 	// Mutation is a statement for the remote; see Replica.Rewrite.
@@ -94,6 +101,13 @@ const (
 	Keep    = cdc.Keep    // send the change as it is
 	Skip    = cdc.Skip    // send nothing
 	Rewrite = cdc.Rewrite // send the Decision's own statement
+)
+
+// What happened to a Row or in a Change.
+const (
+	Delete = cdc.Delete
+	Update = cdc.Update
+	Insert = cdc.Insert
 )
 
 // The states of a replica.
