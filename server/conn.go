@@ -121,6 +121,14 @@ func (c *conn) restrict(permission Permission) error {
 	return nil
 }
 
+// unrestrict undoes restrict, for the next request on the connection.
+func (c *conn) unrestrict() error {
+	c.c.RegisterAuthorizer(nil)
+	c.catalog = nil
+	_, err := c.c.Exec("PRAGMA query_only=0", []driver.Value{})
+	return err
+}
+
 // allows is the authorizer of strangers' SQL.
 func (c *conn) allows(permission Permission, action int, arg1, arg2, schema string) bool {
 	if c.catalog != nil && c.catalog.own {

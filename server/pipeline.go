@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -24,51 +25,54 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 		fail(w, http.StatusBadRequest, "the request is not that of a pipeline: "+err.Error())
 		return
 	}
-	if req.Baton != nil {
-		fail(w, http.StatusBadRequest, "the baton is not known: streams end with their request here")
+	in := s.admit(r)
+	defer in.done()
+	defer s.afterCommit()
+	st, err := s.attach(req.Baton, permission)
+	if err != nil {
+		s.failStream(w, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
-	defer cancel()
-	results, err := s.run(ctx, req, permission)
+	defer now(&s.cfg.stats.streamsNow)()
+	s.cfg.stats.pipelines.Add(1)
+	results, err := s.run(in.ctx, st, req.Requests)
+	var baton *string
+	switch {
+	case err != nil, closes(req.Requests), !st.resumed && wholeTransaction(req.Requests) && !st.conn.db.Info().Autocommit:
+		st.close()
+	default:
+		baton = s.park(st, "")
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
+		s.cfg.stats.timeouts.Add(1)
 		fail(w, http.StatusServiceUnavailable, "the request took too long and was rolled back")
 		return
-	case errors.Is(err, context.Canceled):
-		panic(http.ErrAbortHandler) // the client has gone
 	case err != nil:
-		s.cfg.Logger.Error("pipeline", "error", err)
-		fail(w, http.StatusInternalServerError, "the database cannot be used")
-		return
+		panic(http.ErrAbortHandler) // the client has gone
 	}
-	b, err := json.Marshal(wire.PipelineResponse{Results: results})
+	b, err := json.Marshal(wire.PipelineResponse{Baton: baton, Results: results})
 	if err != nil {
 		s.cfg.Logger.Error("pipeline", "error", err)
 		fail(w, http.StatusInternalServerError, "the answer cannot be written")
 		return
 	}
 	w.Header().Set("Content-Type", wire.JSONMedia)
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	ctl := http.NewResponseController(w)
+	_ = ctl.SetWriteDeadline(time.Now().Add(s.cfg.Timeout))
 	_, _ = w.Write(b)
+	_ = ctl.SetWriteDeadline(time.Time{})
 }
 
-// run executes a pipeline on a connection of its own.
-func (s *Server) run(ctx context.Context, req wire.PipelineRequest, permission Permission) ([]wire.StreamResult, error) {
-	defer s.afterCommit()
-	c, err := openConn(s.cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.close() }() // rolls back what is open
-	if err := c.restrict(permission); err != nil {
-		return nil, err
-	}
-	x := session{ctx: ctx, conn: c, left: s.cfg.AnswerMax, sql: map[int32]string{}}
-	stop := interruptible(ctx, c)
+// run executes requests on a stream. An error is that of the context.
+func (s *Server) run(ctx context.Context, st *stream, requests []wire.StreamRequest) ([]wire.StreamResult, error) {
+	x := session{ctx: ctx, stream: st, conn: st.conn, stats: s.cfg.stats, left: s.cfg.AnswerMax}
+	stop := interruptible(ctx, st.conn)
 	defer stop()
-	results := make([]wire.StreamResult, 0, len(req.Requests))
-	for i := range req.Requests {
-		results = append(results, x.do(&req.Requests[i]))
+	results := make([]wire.StreamResult, 0, len(requests))
+	for i := range requests {
+		results = append(results, x.do(&requests[i]))
 		// An interrupted statement must not be followed by others, which might
 		// commit without it.
 		if err := ctx.Err(); err != nil {

@@ -9,9 +9,11 @@
 //
 // Other programs may read and write the file with SQLite at the same time.
 //
-// Endpoints are POST /pull-updates, POST /v2/pipeline and POST /v3/pipeline.
-// Every pipeline has a connection of its own, and whatever transaction it leaves
-// open is rolled back: there are no batons.
+// Endpoints are POST /pull-updates, and those of Hrana over HTTP: POST /v2/pipeline
+// and /v3/pipeline, which do the same, and POST /v3/cursor. A pipeline that leaves
+// a transaction open keeps its stream, and gets a baton for the next request, unless
+// it is a batch that ends with COMMIT, END or ROLLBACK, as a replica's push does:
+// that is rolled back at once. See [Fleet] for many databases.
 package server
 
 import (
@@ -34,6 +36,9 @@ const (
 	DefaultTimeout         = 60 * time.Second
 	DefaultLongPollMax     = 60 * time.Second
 	DefaultCheckpointBytes = 16 << 20
+	DefaultStreamIdle      = 10 * time.Second
+	DefaultTransactionMax  = 60 * time.Second
+	DefaultStreamsMax      = 100
 )
 
 // Config says what to serve. File is required.
@@ -59,6 +64,15 @@ type Config struct {
 	// LongPollMax bounds how long a pull may wait for news, whatever it asks for;
 	// 0 means DefaultLongPollMax.
 	LongPollMax time.Duration
+	// StreamIdle is how long a stream waits for its next request; then what it has
+	// open is rolled back. 0 means DefaultStreamIdle.
+	StreamIdle time.Duration
+	// TransactionMax bounds how long a stream may keep a transaction open, however
+	// busy it is; 0 means DefaultTransactionMax.
+	TransactionMax time.Duration
+	// StreamsMax bounds how many streams may wait at a time; those that are too
+	// many end. 0 means DefaultStreamsMax.
+	StreamsMax int
 	// CheckpointBytes is the size at which the WAL is moved into the file; 0 means
 	// DefaultCheckpointBytes.
 	CheckpointBytes int64
@@ -79,6 +93,7 @@ type Server struct {
 	// checkpoint: SQLite does not know of the images that such a pull needs.
 	gate          sync.RWMutex
 	checkpointing atomic.Bool // a goroutine is at it
+	parked        streams
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -103,7 +118,7 @@ func Open(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel}, nil
+	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel, parked: streams{parked: map[string]*stream{}}}, nil
 }
 
 // validate fills in the defaults.
@@ -113,7 +128,11 @@ func (cfg *Config) validate() error {
 	orDefault(&cfg.Timeout, DefaultTimeout)
 	orDefault(&cfg.LongPollMax, DefaultLongPollMax)
 	orDefault(&cfg.CheckpointBytes, DefaultCheckpointBytes)
-	if cfg.BodyMax < 0 || cfg.AnswerMax < 0 || cfg.Timeout < 0 || cfg.LongPollMax < 0 || cfg.CheckpointBytes < 0 {
+	orDefault(&cfg.StreamIdle, DefaultStreamIdle)
+	orDefault(&cfg.TransactionMax, DefaultTransactionMax)
+	orDefault(&cfg.StreamsMax, DefaultStreamsMax)
+	if cfg.BodyMax < 0 || cfg.AnswerMax < 0 || cfg.Timeout < 0 || cfg.LongPollMax < 0 || cfg.CheckpointBytes < 0 ||
+		cfg.StreamIdle < 0 || cfg.TransactionMax < 0 || cfg.StreamsMax < 0 {
 		return errors.New("server: a limit in Config is negative")
 	}
 	if cfg.Logger == nil {
@@ -145,6 +164,7 @@ func (s *Server) Close() error {
 	s.closed = true
 	s.mu.Unlock()
 	s.cancel()
+	s.parked.close()
 	s.active.Wait()
 	return s.history.close()
 }
@@ -186,6 +206,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p, ok := s.permit(w, r); ok {
 			s.pipeline(w, r, p)
 		}
+	case endpoint{http.MethodPost, "/v3/cursor"}:
+		if p, ok := s.permit(w, r); ok {
+			s.cursor(w, r, p)
+		}
 	default:
 		if isProbe(r.Method, r.URL.Path) {
 			w.WriteHeader(http.StatusOK)
@@ -215,6 +239,3 @@ func fail(w http.ResponseWriter, status int, message string) {
 	w.WriteHeader(status)
 	_, _ = fmt.Fprintf(w, `{"error":%s}`, jsonString(message))
 }
-
-// streams returns how many interactive streams are open.
-func (s *Server) streams() int { return 0 }

@@ -15,11 +15,18 @@ import (
 
 // session executes the requests of one pipeline.
 type session struct {
-	ctx  context.Context
-	conn *conn
-	left int64            // bytes of rows that may still be answered
-	sql  map[int32]string // texts kept by store_sql
+	ctx    context.Context
+	stream *stream
+	conn   *conn // the stream's
+	stats  *stats
+	left   int64 // bytes of rows that may still be answered
 }
+
+// Bounds of what store_sql keeps for a stream.
+const (
+	storedMax      = 1000
+	storedBytesMax = 1 << 20
+)
 
 // do executes one request.
 func (x *session) do(r *wire.StreamRequest) wire.StreamResult {
@@ -48,16 +55,16 @@ func (x *session) do(r *wire.StreamRequest) wire.StreamResult {
 			fault = &wire.Error{Message: "store_sql needs sql and sql_id", Code: "HRANA_PROTO_ERROR"}
 			break
 		}
-		x.sql[*r.SQLID] = *r.SQL
+		fault = x.store(*r.SQLID, *r.SQL)
 	case wire.TypeCloseSQL:
 		if r.SQLID != nil {
-			delete(x.sql, *r.SQLID)
+			delete(x.stream.sql, *r.SQLID)
 		}
 	case wire.TypeGetAutocommit:
 		autocommit := x.conn.db.Info().Autocommit
 		resp.IsAutocommit = &autocommit
 	case wire.TypeClose:
-		// The stream ends with the request anyway.
+		// The stream ends with the pipeline.
 	default:
 		fault = &wire.Error{Message: fmt.Sprintf("unknown request %q", r.Type), Code: "HRANA_PROTO_ERROR"}
 	}
@@ -109,12 +116,27 @@ func (x *session) text(sql *string, id *int32) (string, *wire.Error) {
 	case sql != nil && id == nil:
 		return *sql, nil
 	case sql == nil && id != nil:
-		if s, ok := x.sql[*id]; ok {
+		if s, ok := x.stream.sql[*id]; ok {
 			return s, nil
 		}
 		return "", &wire.Error{Message: fmt.Sprintf("no SQL is stored under %d", *id), Code: "SQL_NOT_FOUND"}
 	}
 	return "", &wire.Error{Message: "either sql or sql_id is needed", Code: "HRANA_PROTO_ERROR"}
+}
+
+// store keeps a text for later requests.
+func (x *session) store(id int32, sql string) *wire.Error {
+	bytes := len(sql)
+	for k, s := range x.stream.sql {
+		if k != id {
+			bytes += len(s)
+		}
+	}
+	if _, again := x.stream.sql[id]; bytes > storedBytesMax || !again && len(x.stream.sql) >= storedMax {
+		return &wire.Error{Message: "too much SQL is stored in this stream", Code: "SQL_STORE_FULL"}
+	}
+	x.stream.sql[id] = sql
+	return nil
 }
 
 // prepare compiles a text that must be one statement.
@@ -123,6 +145,7 @@ func (x *session) prepare(sql *string, id *int32) (*shim.Stmt, *wire.Error) {
 	if fault != nil {
 		return nil, fault
 	}
+	x.stream.dirty = x.stream.dirty || settles(text)
 	s, tail, err := x.conn.prepare(text)
 	if err != nil {
 		return nil, sqlFault(err)
@@ -143,23 +166,62 @@ func (x *session) prepare(sql *string, id *int32) (*shim.Stmt, *wire.Error) {
 	return s, nil
 }
 
-// execute runs one statement to its end.
+// execute runs one statement to its end and keeps its rows.
 func (x *session) execute(st *wire.Stmt) (*wire.StmtResult, *wire.Error) {
-	s, fault := x.prepare(st.SQL, st.SQLID)
+	rows := [][]wire.Value{}
+	errLarge := errors.New("the rows are too large to be answered")
+	var cols []wire.Col
+	out, fault, err := x.step(st,
+		func(c []wire.Col) error { cols = c; return nil },
+		func(row []wire.Value) error {
+			for i := range row {
+				x.left -= size(row[i].V)
+			}
+			if x.left < 0 {
+				return errLarge
+			}
+			rows = append(rows, row)
+			return nil
+		})
+	if err != nil {
+		x.stats.limited.Add(1)
+		return nil, &wire.Error{Message: err.Error(), Code: "RESPONSE_TOO_LARGE"}
+	}
 	if fault != nil {
 		return nil, fault
 	}
+	out.Cols, out.Rows = cols, rows
+	return out, nil
+}
+
+// step runs one statement to its end and hands on its columns and rows. An error
+// is one of those who take them, and ends the statement.
+func (x *session) step(st *wire.Stmt, begin func([]wire.Col) error, take func([]wire.Value) error) (out *wire.StmtResult, fault *wire.Error, err error) {
+	x.stats.statements.Add(1)
+	defer func() {
+		if fault != nil {
+			x.stats.statementErrors.Add(1)
+		}
+	}()
+	s, fault := x.prepare(st.SQL, st.SQLID)
+	if fault != nil {
+		return nil, fault, nil
+	}
 	defer s.Close()
 	if fault := bind(s, st); fault != nil {
-		return nil, fault
+		return nil, fault, nil
 	}
 	before := x.conn.db.Info()
-	out := &wire.StmtResult{Cols: columns(s), Rows: [][]wire.Value{}}
+	out = &wire.StmtResult{}
+	cols := columns(s)
+	if err := begin(cols); err != nil {
+		return nil, nil, err
+	}
 	want := st.WantRows == nil || *st.WantRows
 	for {
 		row, err := s.Step()
 		if err != nil {
-			return nil, sqlFault(err)
+			return nil, sqlFault(err), nil
 		}
 		if !row {
 			break
@@ -168,15 +230,13 @@ func (x *session) execute(st *wire.Stmt) (*wire.StmtResult, *wire.Error) {
 		if !want {
 			continue
 		}
-		values := make([]wire.Value, len(out.Cols))
+		values := make([]wire.Value, len(cols))
 		for i := range values {
 			values[i].V = presentable(s.Column(i))
-			x.left -= size(values[i].V)
 		}
-		if x.left < 0 {
-			return nil, &wire.Error{Message: "the rows are too large to be answered", Code: "RESPONSE_TOO_LARGE"}
+		if err := take(values); err != nil {
+			return nil, nil, err
 		}
-		out.Rows = append(out.Rows, values)
 	}
 	after := x.conn.db.Info()
 	if n := after.TotalChanges - before.TotalChanges; n > 0 {
@@ -184,7 +244,7 @@ func (x *session) execute(st *wire.Stmt) (*wire.StmtResult, *wire.Error) {
 	}
 	id := wire.RowID(after.LastInsertRowID)
 	out.LastInsertRowID = &id
-	return out, nil
+	return out, nil, nil
 }
 
 // presentable makes a value fit for JSON as tursodb does: infinities become null,
@@ -276,6 +336,7 @@ func (x *session) sequence(r *wire.StreamRequest) *wire.Error {
 	if fault != nil {
 		return fault
 	}
+	x.stream.dirty = x.stream.dirty || settles(text)
 	for text != "" && x.ctx.Err() == nil {
 		s, tail, err := x.conn.prepare(text)
 		if err != nil {

@@ -190,3 +190,8 @@ func (db DB) Info() StmtInfo {
 // InterruptNow makes what runs on the connection end with SQLITE_INTERRUPT. It
 // may be called from any goroutine while the connection is open.
 func (db DB) InterruptNow() { C.sqlite3_interrupt(db.c()) }
+
+// SetLastInsertRowID makes the connection's last_insert_rowid() be id.
+func (db DB) SetLastInsertRowID(id int64) {
+	C.sqlite3_set_last_insert_rowid(db.c(), C.sqlite3_int64(id))
+}

@@ -1,0 +1,236 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tursosync/tursosync/internal/wire"
+)
+
+// stream is what lasts from one request to the next that presents its baton: a
+// connection with its transaction, and SQL that was stored.
+type stream struct {
+	conn    *conn
+	sql     map[int32]string
+	rowID   int64     // of the connection before, when conn is not there
+	resumed bool      // it came with a baton
+	dirty   bool      // its connection has settings or temporary objects
+	since   time.Time // when a request first left its transaction open; else zero
+	timer   *time.Timer
+}
+
+func (st *stream) close() {
+	if st.conn != nil {
+		_ = st.conn.close() // rolls back what is open
+	}
+}
+
+// streams are those that wait for their next request. A baton is good for one
+// request, so that a stream has one user at a time.
+type streams struct {
+	mu     sync.Mutex // guards what follows
+	closed bool
+	parked map[string]*stream
+}
+
+// errBaton tells that a baton is of no stream that is there.
+var errBaton = errors.New("the stream is not known: it has ended, or was idle for too long and was rolled back")
+
+// bareBaton begins batons of streams that have nothing to keep but the last
+// rowid, which follows. The server remembers nothing for them.
+const bareBaton = "bare."
+
+// attach returns a new stream, or the one that a baton stands for, ready for
+// statements of so much permission.
+func (s *Server) attach(baton *string, permission Permission) (*stream, error) {
+	st := &stream{}
+	if baton != nil {
+		if id, ok := strings.CutPrefix(*baton, bareBaton); ok {
+			rowID, err := strconv.ParseInt(id, 10, 64)
+			if err != nil {
+				return nil, errBaton
+			}
+			st.rowID = rowID
+		} else if st = s.parked.take(*baton); st == nil {
+			return nil, errBaton
+		}
+		st.resumed = true
+	}
+	if st.conn == nil {
+		var err error
+		if st.conn, err = openConn(s.cfg); err != nil {
+			return nil, err
+		}
+		st.conn.db.SetLastInsertRowID(st.rowID)
+	} else if err := st.conn.unrestrict(); err != nil {
+		st.close()
+		return nil, err
+	}
+	if st.sql == nil {
+		st.sql = map[int32]string{}
+	}
+	if err := st.conn.restrict(permission); err != nil {
+		st.close()
+		return nil, err
+	}
+	return st, nil
+}
+
+// take removes a stream from those that wait.
+func (p *streams) take(baton string) *stream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.parked[baton]
+	if st != nil {
+		delete(p.parked, baton)
+		st.timer.Stop()
+	}
+	return st
+}
+
+// park lets a stream wait for its next request and returns its baton; nil when the
+// stream has ended instead. With a baton given, that is the one.
+func (s *Server) park(st *stream, baton string) *string {
+	info := st.conn.db.Info()
+	st.rowID = info.LastInsertRowID
+	if info.Autocommit {
+		st.since = time.Time{}
+		if !st.dirty && !st.resumed {
+			// Most who begin a stream and do not close it, replicas among them, never
+			// come back. They shall not cost a connection.
+			st.close()
+			st.conn = nil
+			if len(st.sql) == 0 && baton == "" {
+				b := bareBaton + strconv.FormatInt(st.rowID, 10)
+				return &b
+			}
+		}
+	} else if st.since.IsZero() {
+		st.since = time.Now()
+	}
+	wait := s.cfg.StreamIdle
+	if !st.since.IsZero() {
+		wait = min(wait, s.cfg.TransactionMax-time.Since(st.since))
+	}
+	if baton == "" {
+		baton = rand.Text()
+	}
+	p := &s.parked
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || wait <= 0 || len(p.parked) >= s.cfg.StreamsMax {
+		if !p.closed {
+			s.cfg.stats.limited.Add(1)
+		}
+		st.close()
+		return nil
+	}
+	st.timer = time.AfterFunc(wait, func() {
+		if st := p.take(baton); st != nil {
+			st.close()
+		}
+	})
+	p.parked[baton] = st
+	return &baton
+}
+
+// close ends all streams that wait, and those that want to.
+func (p *streams) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for baton, st := range p.parked {
+		st.timer.Stop()
+		st.close()
+		delete(p.parked, baton)
+	}
+}
+
+// streams returns how many connections of streams are open.
+func (s *Server) streams() (n int) {
+	s.parked.mu.Lock()
+	defer s.parked.mu.Unlock()
+	for _, st := range s.parked.parked {
+		if st.conn != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// closes tells whether the requests end their stream.
+func closes(requests []wire.StreamRequest) bool {
+	for i := range requests {
+		if requests[i].Type == wire.TypeClose {
+			return true
+		}
+	}
+	return false
+}
+
+// wholeTransaction tells whether the requests are a batch that ends its own
+// transaction, as every push of the official client is. When its COMMIT fails, the
+// transaction stays open, and that client neither knows nor presents the baton: it
+// is rolled back at once, lest it locks others out until it expires.
+func wholeTransaction(requests []wire.StreamRequest) bool {
+	if len(requests) == 0 {
+		return false
+	}
+	b := requests[len(requests)-1].Batch
+	if b == nil || len(b.Steps) == 0 {
+		return false
+	}
+	sql := b.Steps[len(b.Steps)-1].Stmt.SQL
+	if sql == nil {
+		return false
+	}
+	for _, word := range []string{"COMMIT", "END", "ROLLBACK"} {
+		if text := strings.TrimSpace(*sql); len(text) >= len(word) && strings.EqualFold(text[:len(word)], word) {
+			return true
+		}
+	}
+	return false
+}
+
+// settles tells whether a text may leave something on the connection: a setting,
+// or a temporary object. Saying so wrongly costs a connection for a while.
+func settles(sql string) bool {
+	sql = strings.ToLower(sql)
+	return strings.Contains(sql, "pragma") || strings.Contains(sql, "temp")
+}
+
+// failStream answers an error of attach.
+func (s *Server) failStream(w http.ResponseWriter, err error) {
+	if errors.Is(err, errBaton) {
+		w.Header().Set("Content-Type", wire.JSONMedia)
+		w.WriteHeader(http.StatusBadRequest)
+		text := jsonString(err.Error())
+		_, _ = w.Write([]byte(`{"error":` + text + `,"message":` + text + `,"code":"STREAM_EXPIRED"}`))
+		return
+	}
+	s.cfg.Logger.Error("open stream", "error", err)
+	fail(w, http.StatusInternalServerError, "the database cannot be used")
+}
+
+// admitted is a request for SQL that was let in: it ends with its context.
+type admitted struct {
+	ctx  context.Context
+	done func()
+}
+
+// admit counts a request for SQL, and gives it its time.
+func (s *Server) admit(r *http.Request) admitted {
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
+	ends := []func(){cancel, now(&s.cfg.stats.pipelinesNow), taking(&s.cfg.stats.pipelineNanos)}
+	return admitted{ctx, func() {
+		for _, end := range ends {
+			end()
+		}
+	}}
+}
