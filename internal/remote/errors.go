@@ -79,8 +79,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: ", e.Op)
+	var b strings.Builder // without Op: whoever asked says what for
 	switch {
 	case e.Mutation >= 0 && e.Change != 0:
 		fmt.Fprintf(&b, "remote refused change %d: ", e.Change)

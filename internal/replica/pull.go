@@ -31,7 +31,7 @@ func (r *Replica) Pull(ctx context.Context, fetch syncer.Fetch, opts syncer.Pull
 	if err != nil {
 		// What was finished before the error has happened; the next report tells.
 		r.unreported = p.report
-		return syncer.PullReport{}, fmt.Errorf("pull: %w", err)
+		return syncer.PullReport{}, err
 	}
 	r.unreported = syncer.PullReport{}
 	p.report.Revision = r.state().revision
