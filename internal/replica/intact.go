@@ -13,8 +13,8 @@ import (
 // checkShare times those of the increment, or shrinks (which only VACUUM does,
 // and so writes all of it). Beyond that the cost must not grow with the database.
 const (
-	checkAll   = 512
-	checkShare = 8
+	checkAll   = 256
+	checkShare = 4
 )
 
 // checkIncrement looks for damage in an increment, on top of base, before any of it gets
