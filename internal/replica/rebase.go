@@ -495,6 +495,9 @@ func (b *rebase) finishStage(ctx context.Context) error {
 	if err := b.copyLocal(reader, last); err != nil {
 		return fmt.Errorf("carry local tables over: %w", err)
 	}
+	if err := b.keepSequences(reader); err != nil {
+		return fmt.Errorf("carry sequences over: %w", err)
+	}
 	if err := b.setCookie(reader); err != nil {
 		return fmt.Errorf("set schema cookie: %w", err)
 	}
@@ -556,16 +559,36 @@ func (b *rebase) copyLocal(from *conn, last cdc.ID) error {
 	})
 }
 
+// keepSequences keeps AUTOINCREMENT from giving an id again that it gave before
+// for a row that is gone: the log has no trace of a row that came and went, and
+// what the remote has not seen its sequences do not count.
+func (b *rebase) keepSequences(live *conn) error {
+	if b.r.state().adopt != "" {
+		return nil // live is another database
+	}
+	const there = `SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_sequence'`
+	for _, c := range []*conn{live, b.stage.conn} {
+		if n, err := c.number(there); err != nil || n == 0 {
+			return err
+		}
+	}
+	return live.query(`SELECT +name, +seq FROM sqlite_sequence WHERE typeof(seq) = 'integer'`, nil, func(row []driver.Value) error {
+		name, seq := row[0], row[1]
+		if err := b.stage.conn.exec(`UPDATE sqlite_sequence SET seq = ?2 WHERE name = ?1 AND seq < ?2`, name, seq); err != nil {
+			return err
+		}
+		return b.stage.conn.exec(`INSERT INTO sqlite_sequence(name, seq) SELECT ?1, ?2
+			WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)
+			AND EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 AND sql LIKE '%autoincrement%')`, name, seq)
+	})
+}
+
 // setCookie sets the schema cookie of the stage. Connections hold prepared
 // statements with page numbers of live's schema in them, and look at nothing but
 // the cookie to know whether those are good: it must be a new one unless the
 // schema, root pages included, is the same, and then it may stay.
 func (b *rebase) setCookie(live *conn) error {
 	was, err := live.number("PRAGMA schema_version")
-	if err != nil {
-		return err
-	}
-	is, err := b.stage.conn.number("PRAGMA schema_version")
 	if err != nil {
 		return err
 	}
@@ -577,12 +600,17 @@ func (b *rebase) setCookie(live *conn) error {
 	if err != nil {
 		return err
 	}
-	cookie := was
+	cookie := int32(was)
 	if !slices.Equal(before, after) {
-		cookie = max(was, is) + 1
+		cookie = nextCookie(was)
 	}
-	return b.stage.conn.exec(fmt.Sprintf("PRAGMA schema_version=%d", int32(cookie)))
+	return b.stage.conn.exec(fmt.Sprintf("PRAGMA schema_version=%d", cookie))
 }
+
+// nextCookie returns the cookie after live's. The remote's is of no account: as it
+// may be any number, to count on from the larger one would, at the end of the
+// range, come to the same number again and again.
+func nextCookie(live int64) int32 { return int32(live) + 1 }
 
 // appendPages writes the difference between live and the stage into live's WAL.
 func (b *rebase) appendPages(p *shim.PageCommit) error {
