@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
@@ -87,7 +88,7 @@ func (c *conn) look() error {
 // trigger is one of the schema: where it is, and which tables it may write to.
 type trigger struct {
 	table string
-	names []string // all that may be names in it
+	names []string // all that may be names in its body
 }
 
 // load reads one of the schemas, and returns its triggers.
@@ -118,7 +119,11 @@ func (c *conn) load(from string, names map[string]bool) ([]trigger, error) {
 			names[name] = true
 		case "trigger":
 			t := trigger{table: table}
-			for _, w := range words(sql) {
+			body := words(sql)
+			if i := slices.IndexFunc(body, func(w word) bool { return !w.quoted && foldName(w.text) == "begin" }); i >= 0 {
+				body = body[i:]
+			}
+			for _, w := range body {
 				t.names = append(t.names, foldName(w.text))
 			}
 			triggers = append(triggers, t)

@@ -67,6 +67,7 @@ func (s *Server) attach(baton *string, permission Permission) (*stream, error) {
 		if st.conn, err = openConn(s.cfg); err != nil {
 			return nil, err
 		}
+		st.conn.limit(s.cfg)
 		st.conn.db.SetLastInsertRowID(st.rowID)
 	} else if err := st.conn.unrestrict(); err != nil {
 		st.close()

@@ -158,6 +158,9 @@ func TestRefused(t *testing.T) {
 		m.Write([]byte(head))
 		return head + "." + base64.RawURLEncoding.EncodeToString(m.Sum(nil))
 	}
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := len(good[2]) - 1
+	malleable := good[2][:last] + string(digits[strings.IndexByte(digits, good[2][last])+1]) // differs in bits that say nothing
 	at := func(d time.Duration) int64 { return epoch.Add(d).Unix() }
 	for _, c := range []struct {
 		name, token string
@@ -191,6 +194,7 @@ func TestRefused(t *testing.T) {
 		{"no signature", good[0] + "." + good[1] + ".", auth.ErrInvalid},
 		{"two parts", good[0] + "." + good[1], auth.ErrInvalid},
 		{"four parts", strings.Join(good, ".") + ".x", auth.ErrInvalid},
+		{"signature written otherwise", good[0] + "." + good[1] + "." + malleable, auth.ErrInvalid},
 		{"padded", strings.Join(good, ".") + "=", auth.ErrInvalid},
 		{"key in the header", signClaims(t, jwt.SigningMethodEdDSA, k.ed2, map[string]any{"jwk": map[string]any{"kty": "OKP", "crv": "Ed25519",
 			"x": base64.RawURLEncoding.EncodeToString(k.ed2.Public().(ed25519.PublicKey))}, "jku": "http://127.0.0.1:1/"}, fine), auth.ErrInvalid},
@@ -594,6 +598,35 @@ func TestJWKSDown(t *testing.T) {
 	cancel()
 	if _, err := v.Verify(ctx, token); !errors.Is(err, context.Canceled) {
 		t.Errorf("with a cancelled context: %v", err)
+	}
+}
+
+// roundTrip is a network of one function.
+type roundTrip func(r *http.Request) *http.Response
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
+
+// TestJWKSRedirect: keys come over https to the end.
+func TestJWKSRedirect(t *testing.T) {
+	k := keys()
+	b, err := json.Marshal(map[string]any{"keys": []any{jwk("1", k.ed.Public())}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for target, want := range map[string]error{"https://other/keys": nil, "http://other/keys": auth.ErrUnavailable, "https://idp/keys": auth.ErrUnavailable} {
+		c := &http.Client{Transport: roundTrip(func(r *http.Request) *http.Response {
+			w := httptest.NewRecorder()
+			if r.URL.Host == "idp" {
+				http.Redirect(w, r, target, http.StatusFound)
+			} else {
+				_, _ = w.Write(b)
+			}
+			return w.Result()
+		})}
+		v := newVerifier(t, auth.Config{Client: c, JWKS: []auth.JWKS{{URL: "https://idp/keys"}}})
+		if _, err := v.Verify(t.Context(), sign(t, k.ed, auth.Claims{KeyID: "1"})); !errors.Is(err, want) {
+			t.Errorf("redirected to %s: %v, want %v", target, err, want)
+		}
 	}
 }
 
