@@ -238,7 +238,15 @@ func (x *session) step(st *wire.Stmt, begin func([]wire.Col) error, take func([]
 			return nil, nil, err
 		}
 	}
+	s.Close()
 	after := x.conn.db.Info()
+	if x.stream.readOnly || !after.Autocommit && before.Autocommit {
+		if text, fault := x.text(st.SQL, st.SQLID); fault == nil {
+			if err := x.stream.follow(text); err != nil {
+				return nil, sqlFault(err), nil
+			}
+		}
+	}
 	if n := after.TotalChanges - before.TotalChanges; n > 0 {
 		out.AffectedRowCount, out.RowsWritten = uint64(n), uint64(n)
 	}

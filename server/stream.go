@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,11 +19,15 @@ import (
 type stream struct {
 	conn    *conn
 	sql     map[int32]string
-	rowID   int64     // of the connection before, when conn is not there
-	resumed bool      // it came with a baton
-	dirty   bool      // its connection has settings or temporary objects
-	since   time.Time // when a request first left its transaction open; else zero
-	timer   *time.Timer
+	rowID   int64 // of the connection before, when conn is not there
+	resumed bool  // it came with a baton
+	dirty   bool  // its connection has settings or temporary objects
+	// permission is that of the request under way.
+	permission Permission
+	// readOnly tells that the transaction is one of BEGIN TRANSACTION READONLY.
+	readOnly bool
+	since    time.Time // when a request first left its transaction open; else zero
+	timer    *time.Timer
 }
 
 func (st *stream) close() {
@@ -76,7 +81,12 @@ func (s *Server) attach(baton *string, permission Permission) (*stream, error) {
 	if st.sql == nil {
 		st.sql = map[int32]string{}
 	}
-	if err := st.conn.restrict(permission); err != nil {
+	st.permission = permission
+	err := st.conn.restrict(permission)
+	if err == nil && st.readOnly {
+		err = st.queryOnly(true)
+	}
+	if err != nil {
 		st.close()
 		return nil, err
 	}
@@ -204,6 +214,36 @@ func wholeTransaction(requests []wire.StreamRequest) bool {
 func settles(sql string) bool {
 	sql = strings.ToLower(sql)
 	return strings.Contains(sql, "pragma") || strings.Contains(sql, "temp")
+}
+
+// readOnlyBegin is what libsql's clients begin a transaction with that must not
+// write. SQLite takes the last word for a name, and means nothing by it.
+var readOnlyBegin = regexp.MustCompile(`(?i)^\s*BEGIN\s+TRANSACTION\s+READONLY\s*;?\s*$`)
+
+// follow keeps a read-only transaction from writing, after a statement of such a
+// text.
+func (st *stream) follow(sql string) error {
+	open := !st.conn.db.Info().Autocommit
+	switch {
+	case st.readOnly && !open:
+		return st.queryOnly(false)
+	case open && readOnlyBegin.MatchString(sql):
+		return st.queryOnly(true)
+	}
+	return nil
+}
+
+func (st *stream) queryOnly(on bool) error {
+	if err := st.conn.unrestrict(); err != nil {
+		return err
+	}
+	st.readOnly = on
+	if on {
+		if _, err := st.conn.c.Exec("PRAGMA query_only=1", nil); err != nil {
+			return err
+		}
+	}
+	return st.conn.restrict(st.permission)
 }
 
 // failStream answers an error of attach.

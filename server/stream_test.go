@@ -283,3 +283,17 @@ func TestStreamsTogether(t *testing.T) {
 		t.Errorf("sum: %s", got)
 	}
 }
+
+// TestReadOnlyTransaction covers what libsql's clients begin for reading.
+func TestReadOnlyTransaction(t *testing.T) {
+	s := openServer(t, Config{})
+	exec(t, s, "CREATE TABLE t (v)")
+	baton, got := talk(t, s, nil, "", execute("begin transaction  readonly;"), execute("SELECT count(*) FROM t"), execute("INSERT INTO t VALUES (1)"))
+	if !strings.Contains(got[1], `"ok"`) || !strings.Contains(got[2], "SQLITE_READONLY") {
+		t.Errorf("in the transaction: %v", got)
+	}
+	_, got = talk(t, s, baton, "", execute("INSERT INTO t VALUES (1)"), execute("COMMIT"), execute("INSERT INTO t VALUES (1)"), closeStream)
+	if !strings.Contains(got[0], "SQLITE_READONLY") || !strings.Contains(got[1], `"ok"`) || !strings.Contains(got[2], `"ok"`) {
+		t.Errorf("its second request: %v", got)
+	}
+}

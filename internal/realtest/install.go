@@ -23,8 +23,42 @@ var npmFiles embed.FS
 //go:embed npm/driver.mjs
 var driverScript []byte
 
-// tools installs once per process.
-var tools = sync.OnceValues(install)
+//go:embed libsql
+var libsqlFiles embed.FS
+
+// tools and libsql install once per process.
+var (
+	tools  = sync.OnceValues(func() (string, error) { return install("realtest", npmFiles, "npm") })
+	libsql = sync.OnceValues(func() (string, error) { return install("libsql", libsqlFiles, "libsql") })
+)
+
+// LibsqlTour runs @libsql/client through what it offers, against the database at
+// url, or skips the test. The error holds what it said.
+func LibsqlTour(t testing.TB, url, token string) error {
+	t.Helper()
+	dir, err := libsql()
+	if err != nil {
+		Missing(t, err)
+	}
+	node, err := exec.LookPath("node")
+	if err != nil {
+		Missing(t, fmt.Errorf("node is not installed: %w", err))
+	}
+	script, err := libsqlFiles.ReadFile("libsql/tour.mjs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "tour.mjs")
+	if err := os.WriteFile(name, script, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, node, name, dir, url, token).CombinedOutput(); err != nil {
+		return fmt.Errorf("tour of @libsql/client: %w\n%s", err, out)
+	}
+	return nil
+}
 
 // Tools returns the folder with the installed packages (its node_modules), or
 // skips the test.
@@ -47,9 +81,10 @@ func Missing(t testing.TB, err error) {
 	t.Skipf("real programs: %v (CI=true makes this a failure)", err)
 }
 
-// install makes .tools/realtest-<hash of the lock file>/ and returns it.
-func install() (string, error) {
-	lock, err := npmFiles.ReadFile("npm/package-lock.json")
+// install makes .tools/<name>-<hash of the lock file>/ from a folder of files and
+// returns it.
+func install(name string, files embed.FS, folder string) (string, error) {
+	lock, err := files.ReadFile(folder + "/package-lock.json")
 	if err != nil {
 		return "", err
 	}
@@ -58,7 +93,7 @@ func install() (string, error) {
 		return "", err
 	}
 	sum := sha256.Sum256(lock)
-	dir := filepath.Join(root, ".tools", "realtest-"+hex.EncodeToString(sum[:6]))
+	dir := filepath.Join(root, ".tools", name+"-"+hex.EncodeToString(sum[:6]))
 	done := filepath.Join(dir, "installed")
 	if _, err := os.Stat(done); err == nil {
 		return dir, nil
@@ -82,7 +117,7 @@ func install() (string, error) {
 		return dir, nil
 	}
 	for _, name := range []string{"package.json", "package-lock.json"} {
-		b, err := npmFiles.ReadFile("npm/" + name)
+		b, err := files.ReadFile(folder + "/" + name)
 		if err != nil {
 			return "", err
 		}
