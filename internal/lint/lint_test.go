@@ -27,6 +27,7 @@ var imports = map[string][]string{
 	"internal/remote":  {"cdc", "syncer", "internal/page", "internal/wire"},
 	"syncer":           {"cdc", "internal/fault", "internal/page"},
 	"server":           {"internal/fault", "internal/page", "internal/shim", "internal/wal", "internal/wire"},
+	"server/auth":      {"server"},
 	".":                {"cdc", "hooks", "syncer", "internal/fault", "internal/page", "internal/remote", "internal/replica"},
 	"tursosynctest":    {"server", "internal/page", "internal/wire"},
 }
