@@ -69,16 +69,28 @@ func (s *Schema) changesNew(t *Table) bool {
 	return s.beforeUpdate[fold(t.Name)]
 }
 
-// firesBeforeUpdate tells whether a trigger does. BEFORE is the default.
+// firesBeforeUpdate tells whether a trigger does. BEFORE is the default; AFTER and
+// INSTEAD are words of that meaning only where they stand before the event: triggers
+// and columns may have these names.
 func firesBeforeUpdate(sql string) bool {
+	words := Words(sql)
+	is := func(i int, list ...string) bool {
+		for _, s := range list {
+			if i >= 0 && i < len(words) && words[i].Is(s) {
+				return true
+			}
+		}
+		return false
+	}
 	update := false
-	for _, w := range Words(sql) {
+	for i := range words {
 		switch {
-		case w.Is("after"), w.Is("instead"):
+		case is(i, "after") && is(i+1, "insert", "update", "delete") && !is(i-1, "trigger", "exists", "."),
+			is(i, "instead") && is(i+1, "of"):
 			return false
-		case w.Is("on"):
+		case is(i, "on"):
 			return update
-		case w.Is("update"):
+		case is(i, "update"):
 			update = true
 		}
 	}
