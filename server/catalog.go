@@ -20,7 +20,6 @@ import (
 // by somebody else between BEGIN and its first statement is not seen: a look would
 // begin the transaction, and a write that would have waited would fail.
 type catalog struct {
-	own     bool // our own statement is being compiled
 	stale   bool // a statement has been compiled that changes the schema
 	loaded  bool
 	version string
@@ -57,8 +56,8 @@ func (c *conn) look() error {
 	if k.loaded && !k.stale && !c.db.Info().Autocommit {
 		return nil
 	}
-	k.own = true
-	defer func() { k.own = false }()
+	c.own = true
+	defer func() { c.own = false }()
 	var version string
 	for _, sql := range []string{"PRAGMA main.schema_version", "PRAGMA temp.schema_version"} {
 		v, err := c.one(sql)

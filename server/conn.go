@@ -19,6 +19,9 @@ type conn struct {
 	db      shim.DB
 	catalog *catalog // nil: nobody needs one
 	denied  bool     // the authorizer refused something of the statement
+	own     bool     // what is compiled is not a stranger's
+	// permission is that of the stranger whose SQL runs; nil: nobody's does.
+	permission Permission
 }
 
 // busyTimeout is how long a statement waits for another writer, in milliseconds.
@@ -101,39 +104,46 @@ var pragmas = map[string]bool{
 }
 
 // restrict keeps the SQL of strangers inside the database, and inside what they
-// are permitted.
+// are permitted. After an error they are permitted nothing.
 func (c *conn) restrict(permission Permission) error {
+	if c.permission == nil {
+		c.c.RegisterAuthorizer(func(action int, arg1, arg2, schema string) int {
+			if c.own || c.allows(action, arg1, arg2, schema) {
+				return sqlite3.SQLITE_OK
+			}
+			c.denied = true
+			return sqlite3.SQLITE_DENY
+		})
+	}
+	c.permission, c.catalog = NoAccess, nil
 	if permission.ReadOnly() {
-		if _, err := c.c.Exec("PRAGMA query_only=1", []driver.Value{}); err != nil {
+		if err := c.exec("PRAGMA query_only=1"); err != nil {
 			return err
 		}
 	}
 	if _, coarse := permission.(Access); !coarse {
 		c.catalog = &catalog{}
 	}
-	c.c.RegisterAuthorizer(func(action int, arg1, arg2, schema string) int {
-		if c.allows(permission, action, arg1, arg2, schema) {
-			return sqlite3.SQLITE_OK
-		}
-		c.denied = true
-		return sqlite3.SQLITE_DENY
-	})
+	c.permission = permission
 	return nil
 }
 
-// unrestrict undoes restrict, for the next request on the connection.
+// unrestrict makes room for another permission; until then there is none.
 func (c *conn) unrestrict() error {
-	c.c.RegisterAuthorizer(nil)
-	c.catalog = nil
-	_, err := c.c.Exec("PRAGMA query_only=0", []driver.Value{})
+	c.permission = NoAccess
+	return c.exec("PRAGMA query_only=0")
+}
+
+// exec runs a statement of our own.
+func (c *conn) exec(sql string) error {
+	c.own = true
+	defer func() { c.own = false }()
+	_, err := c.c.Exec(sql, []driver.Value{})
 	return err
 }
 
 // allows is the authorizer of strangers' SQL.
-func (c *conn) allows(permission Permission, action int, arg1, arg2, schema string) bool {
-	if c.catalog != nil && c.catalog.own {
-		return true
-	}
+func (c *conn) allows(action int, arg1, arg2, schema string) bool {
 	switch action {
 	case sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH:
 		return false
@@ -152,5 +162,5 @@ func (c *conn) allows(permission Permission, action int, arg1, arg2, schema stri
 	if c.catalog != nil && !c.catalog.refine(&a) {
 		return true
 	}
-	return permission.Allow(a)
+	return c.permission.Allow(a)
 }

@@ -239,7 +239,7 @@ func (st *stream) queryOnly(on bool) error {
 	}
 	st.readOnly = on
 	if on {
-		if _, err := st.conn.c.Exec("PRAGMA query_only=1", nil); err != nil {
+		if err := st.conn.exec("PRAGMA query_only=1"); err != nil {
 			return err
 		}
 	}
