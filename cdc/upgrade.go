@@ -7,7 +7,7 @@ import (
 )
 
 // Patience is how long AcquireQuiet waits for transactions that may yet write.
-const Patience = 2 * time.Second
+const Patience = 500 * time.Millisecond
 
 // upgraders counts the transactions that have begun without the gate and may
 // still ask for it. SQLite refuses such a transaction its first write
