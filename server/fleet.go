@@ -396,20 +396,18 @@ func (f *Fleet) trim() {
 	go func() {
 		for {
 			f.mu.Lock()
-			before, m := f.open, f.spare()
+			m := f.spare()
 			if m == nil {
 				f.trimming = false
 				f.mu.Unlock()
 				return
 			}
 			f.mu.Unlock()
-			f.closeIdle(m, 0)
-			f.mu.Lock()
-			stuck := f.open >= before
-			f.trimming = !stuck
-			f.mu.Unlock()
-			if stuck {
-				return // somebody came back, or opens as fast; the next use tries again
+			if !f.closeIdle(m, 0) {
+				f.mu.Lock()
+				f.trimming = false
+				f.mu.Unlock()
+				return // somebody came back, or has a stream: the end of that tries again
 			}
 		}
 	}()
@@ -447,8 +445,9 @@ func (f *Fleet) leave(name string) {
 	}
 }
 
-// closeIdle closes a database that nobody has used for so long.
-func (f *Fleet) closeIdle(m *member, after time.Duration) {
+// closeIdle closes a database that nobody has used for so long, and tells
+// whether it did.
+func (f *Fleet) closeIdle(m *member, after time.Duration) (closed bool) {
 	m.turn.Lock()
 	defer m.turn.Unlock()
 	f.mu.Lock()
@@ -461,11 +460,12 @@ func (f *Fleet) closeIdle(m *member, after time.Duration) {
 	}
 	f.mu.Unlock()
 	if busy {
-		return
+		return false
 	}
 	if err := f.shut(m); err != nil {
 		f.cfg.Logger.Error("close database", "database", m.name, "error", err)
 	}
+	return true
 }
 
 // ServeHTTP implements http.Handler.
@@ -520,6 +520,9 @@ func (f *Fleet) serve(w http.ResponseWriter, r *http.Request, name, path string)
 		f.stats.refused.Add(1)
 		allowBrowsers(w.Header())
 		deny(w, err, http.StatusUnauthorized)
+		return
+	}
+	if !f.cfg.Database.inRate(w, r) {
 		return
 	}
 	s, done, err := f.Use(name)
