@@ -130,6 +130,7 @@ struct sqlite3_io_methods {
 #define TS_NOPAGES -8   /* a page commit of nothing */
 #define TS_HOLE -10     /* the database would grow by pages that are not there */
 #define TS_TORN -9      /* the header of the wal-index is being written, or its writer died */
+#define TS_SURPRISE -11 /* an entry of a batch did not do what it should */
 
 /* connections */
 extern int sqlite3_auto_extension(void (*)(void)) TS_WEAK;
@@ -282,6 +283,25 @@ void ts_pagecommit_state(ts_pagecommit *p, ts_walstate *out);
 int ts_pagecommit_append(ts_pagecommit *p, uint32_t pgno, const void *image);
 int ts_pagecommit_commit(ts_pagecommit *p, uint32_t nPage);
 int ts_pagecommit_abort(ts_pagecommit *p);
+
+/* batch.c */
+#define TS_BATCH_COLUMNS 64
+#define TS_FETCH_COLUMNS 64
+typedef struct ts_plan {
+  sqlite3_stmt *st;
+  int params;
+  int exact;      /* one row must change */
+  int16_t from[]; /* what each parameter is: a field of the record; -1 the rowid */
+} ts_plan;
+typedef struct ts_entry {
+  ts_plan *plan;
+  sqlite3_int64 rowid;
+  size_t off, len; /* of the record */
+} ts_entry;
+int ts_fetch(sqlite3_stmt *st, uint8_t *buf, size_t size, size_t *used, size_t *need, int *pending);
+ts_plan *ts_plan_new(sqlite3_stmt *st, const int16_t *from, int params, int exact);
+void ts_plan_free(ts_plan *p);
+int ts_batch(sqlite3 *db, const ts_entry *e, int n, const uint8_t *records, int *done);
 
 /* fault.c */
 int ts_fault_set(sqlite3 *db, int which, int op, int after);

@@ -27,6 +27,8 @@ import (
 type Stmt struct {
 	db  DB
 	ptr *C.sqlite3_stmt
+
+	pending, ended bool // of Fetch: it stands on a row not yet returned; there are no more
 }
 
 // StmtError is an error of SQLite with its words.
