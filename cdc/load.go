@@ -3,12 +3,16 @@ package cdc
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
+
+	"github.com/tursosync/tursosync/internal/shim"
 )
 
 // logColumns are the columns of turso_cdc that a Change is made of; updates is
@@ -23,15 +27,8 @@ const logColumns = `change_id, change_time, change_txn_id, change_type, table_na
 //
 // conn must not be used otherwise while yield runs, except for reading.
 func Load(conn *sqlite3.SQLiteConn, above ID, yield func(*Change) error) error {
-	r := logReader{conn: conn, shapes: make(map[int64]*Shape)}
-	err := query(conn, `SELECT `+logColumns+` FROM turso_cdc WHERE change_id > ? ORDER BY change_id`,
-		[]any{int64(above)}, func(row []driver.Value) error {
-			c, err := r.change(row)
-			if err != nil {
-				return err
-			}
-			return yield(c)
-		})
+	r := logReader{conn: conn}
+	err := r.read(above, func() *Change { return new(Change) }, yield)
 	if err != nil {
 		return fmt.Errorf("read log: %w", err)
 	}
@@ -41,20 +38,29 @@ func Load(conn *sqlite3.SQLiteConn, above ID, yield func(*Change) error) error {
 // LoadTxns is Load by whole transactions: each call of yield gets the changes
 // of one, which it may keep.
 func LoadTxns(conn *sqlite3.SQLiteConn, above ID, yield func(txn []Change) error) error {
+	r := logReader{conn: conn}
 	var txn []Change
-	err := Load(conn, above, func(c *Change) error {
-		if len(txn) > 0 && txn[0].Txn != c.Txn {
-			done := txn
-			txn = nil
-			if err := yield(done); err != nil {
-				return err
-			}
+	next := func() *Change {
+		if len(txn) == cap(txn) {
+			txn = slices.Grow(txn, max(len(txn), 4)) // a large one grows by more than append would
 		}
-		txn = append(txn, *c)
-		return nil
+		txn = append(txn, Change{})
+		return &txn[len(txn)-1]
+	}
+	err := r.read(above, next, func(c *Change) error {
+		last := len(txn) - 1
+		if txn[0].Txn == c.Txn {
+			return nil
+		}
+		done := txn[:last:last]
+		txn = append(make([]Change, 0, 4), *c)
+		return yield(done)
 	})
-	if err != nil || len(txn) == 0 {
-		return err
+	if err != nil {
+		return fmt.Errorf("read log: %w", err)
+	}
+	if len(txn) == 0 {
+		return nil
 	}
 	return yield(txn)
 }
@@ -63,13 +69,10 @@ func LoadTxns(conn *sqlite3.SQLiteConn, above ID, yield func(txn []Change) error
 func LoadSchema(conn *sqlite3.SQLiteConn, above ID) ([]Change, error) {
 	var changes []Change
 	r := logReader{conn: conn}
-	err := query(conn, `SELECT `+logColumns+` FROM turso_cdc WHERE change_id > ? AND table_name = 'sqlite_schema' ORDER BY change_id`,
-		[]any{int64(above)}, func(row []driver.Value) error {
-			c, err := r.change(row)
-			if err == nil {
-				changes = append(changes, *c)
-			}
-			return err
+	err := r.query(`SELECT `+logColumns+` FROM turso_cdc WHERE change_id > ? AND table_name = 'sqlite_schema' ORDER BY change_id`,
+		above, func(row *shim.Packed) error {
+			changes = append(changes, Change{})
+			return r.change(row, &changes[len(changes)-1])
 		})
 	if err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
@@ -186,36 +189,87 @@ func (w *logWriter) shape(s *Shape) (int64, error) {
 type logReader struct {
 	conn   *sqlite3.SQLiteConn
 	shapes map[int64]*Shape
+	shape  *Shape // the last one used, of this id
+	id     int64
+	names  map[string]string // one string for each table name
 	locals localRows
 }
 
-// change decodes a row of logColumns.
-func (r *logReader) change(row []driver.Value) (*Change, error) {
-	id, ok := row[0].(int64)
-	if !ok {
-		return nil, fmt.Errorf("change id is a %T", row[0])
+// Rows of the log are fetched in packs of so many bytes: the first one is small,
+// because the log often is.
+const (
+	packMin = 8 << 10
+	packMax = 128 << 10
+)
+
+// query hands each row of a query with one argument to yield.
+func (r *logReader) query(text string, above ID, yield func(row *shim.Packed) error) error {
+	db, err := shim.Of(r.conn)
+	if err != nil {
+		return err
 	}
-	c := &Change{ID: ID(id)}
-	if err := r.fill(c, row); err != nil {
-		return nil, fmt.Errorf("change %d: %w", id, err)
+	stmt, _, err := db.Prepare(text)
+	if err != nil {
+		return sqliteError(err)
 	}
-	return c, nil
+	defer stmt.Close()
+	if err := stmt.Bind(1, int64(above)); err != nil {
+		return sqliteError(err)
+	}
+	for size := packMin; ; size = min(2*size, packMax) {
+		rows, err := stmt.Fetch(size)
+		if err != nil {
+			return sqliteError(err)
+		}
+		if rows == nil {
+			return nil
+		}
+		for len(rows) > 0 {
+			if err := yield(&rows); err != nil {
+				return err
+			}
+		}
+	}
 }
 
-func (r *logReader) fill(c *Change, row []driver.Value) error {
-	seconds, _ := row[1].(int64)
-	txn, _ := row[2].(int64)
-	kind, ok := row[3].(int64)
-	if !ok || kind < int64(Delete) || kind > int64(Insert) {
-		return fmt.Errorf("change type %v", row[3])
+// read decodes the changes above an id into what next returns, one by one.
+func (r *logReader) read(above ID, next func() *Change, yield func(*Change) error) error {
+	return r.query(`SELECT `+logColumns+` FROM turso_cdc WHERE change_id > ? ORDER BY change_id`, above, func(row *shim.Packed) error {
+		c := next()
+		if err := r.change(row, c); err != nil {
+			return err
+		}
+		return yield(c)
+	})
+}
+
+// change decodes a row of logColumns.
+func (r *logReader) change(row *shim.Packed, c *Change) error {
+	id := row.Next()
+	c.ID = ID(id.Int)
+	if err := r.fill(c, row); err != nil {
+		return fmt.Errorf("change %d: %w", c.ID, err)
 	}
-	c.Time, c.Txn, c.Type = time.Unix(seconds, 0), ID(txn), Type(kind)
-	if c.Table, ok = row[4].(string); !ok {
-		return fmt.Errorf("table name is a %T", row[4])
+	return nil
+}
+
+func (r *logReader) fill(c *Change, row *shim.Packed) error {
+	seconds, txn, kind, table, rowid := row.Next(), row.Next(), row.Next(), row.Next(), row.Next()
+	before, after, shape := row.Next(), row.Next(), row.Next()
+	if kind.Type != shim.Integer || kind.Int < int64(Delete) || kind.Int > int64(Insert) {
+		return fmt.Errorf("change type %d", kind.Int)
 	}
-	c.RowID, _ = row[5].(int64)
-	c.Before, _ = row[6].([]byte)
-	c.After, _ = row[7].([]byte)
+	if table.Type != shim.Text {
+		return errors.New("table name is no text")
+	}
+	c.Time, c.Txn, c.Type, c.RowID = time.Unix(seconds.Int, 0), ID(txn.Int), Type(kind.Int), rowid.Int
+	c.Table = r.name(table.Bytes)
+	if before.Type == shim.Blob {
+		c.Before = before.Bytes
+	}
+	if after.Type == shim.Blob {
+		c.After = after.Bytes
+	}
 	if c.Table == SchemaTable {
 		schema, err := DecodeSchemaChange(c.After)
 		if err != nil {
@@ -225,18 +279,29 @@ func (r *logReader) fill(c *Change, row []driver.Value) error {
 		r.locals.schemaChanged(schema)
 		return nil
 	}
-	id, ok := row[8].(int64)
-	if !ok {
-		return fmt.Errorf("shape is a %T", row[8])
+	if shape.Type != shim.Integer {
+		return errors.New("shape is no integer")
 	}
-	var err error
-	if c.Shape, err = r.shape(id); err != nil {
+	if err := r.setShape(c, shape.Int); err != nil {
 		return err
 	}
 	if err := c.checkImages(); err != nil {
 		return err
 	}
 	return r.locals.mark(r.conn, c)
+}
+
+// name returns the name as a string, the same one each time.
+func (r *logReader) name(b []byte) string {
+	if s, ok := r.names[string(b)]; ok {
+		return s
+	}
+	if r.names == nil {
+		r.names = make(map[string]string)
+	}
+	s := string(b)
+	r.names[s] = s
+	return s
 }
 
 // checkImages requires the images that the change's type has.
@@ -247,7 +312,19 @@ func (c *Change) checkImages() error {
 	return nil
 }
 
-func (r *logReader) shape(id int64) (*Shape, error) {
+func (r *logReader) setShape(c *Change, id int64) error {
+	if r.shape == nil || r.id != id {
+		s, err := r.readShape(id)
+		if err != nil {
+			return err
+		}
+		r.shape, r.id = s, id
+	}
+	c.Shape = r.shape
+	return nil
+}
+
+func (r *logReader) readShape(id int64) (*Shape, error) {
 	if s, ok := r.shapes[id]; ok {
 		return s, nil
 	}
@@ -265,6 +342,9 @@ func (r *logReader) shape(id int64) (*Shape, error) {
 	s, err := ParseShape(text)
 	if err != nil {
 		return nil, fmt.Errorf("shape %d: %w", id, err)
+	}
+	if r.shapes == nil {
+		r.shapes = make(map[int64]*Shape)
 	}
 	r.shapes[id] = s
 	return s, nil

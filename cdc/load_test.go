@@ -11,7 +11,7 @@ import (
 )
 
 // logOf makes a log of row changes: "i", "u", "d" for the type, a table, a rowid.
-func logOf(t *testing.T, changes ...cdc.Change) *database {
+func logOf(t testing.TB, changes ...cdc.Change) *database {
 	t.Helper()
 	db := open(t)
 	if err := cdc.Setup(db.SQLiteConn); err != nil {

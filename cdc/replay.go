@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/mattn/go-sqlite3"
 )
@@ -19,10 +20,13 @@ import (
 type Replayer struct {
 	conn       *sqlite3.SQLiteConn
 	statements statements
-	state      *schemaState       // of conn; nil: to be read
-	ahead      []Change           // schema changes of the log, see Foresee
-	moved      map[movedRow]int64 // logged rowid to the present one, where they differ
-	done       map[ID]bool        // schema changes that base was found to have
+	run        runner
+	careful    bool                     // for tests: nothing is run in batches
+	state      *schemaState             // of conn; nil: to be read
+	ahead      []Change                 // schema changes of the log, see Foresee
+	foresee    func() ([]Change, error) // reads ahead when it is needed first; nil: read
+	moved      map[movedRow]int64       // logged rowid to the present one, where they differ
+	done       map[ID]bool              // schema changes that base was found to have
 	// fresh are the present rowids of rows without identity that stand in the new
 	// log as inserts but did not in the old one under that rowid: a change of a
 	// base row with such a rowid means another row, and goes by content, as it will
@@ -49,10 +53,19 @@ func NewReplayer(conn *sqlite3.SQLiteConn) (*Replayer, error) {
 // Foresee tells which schema changes the log holds (LoadSchema), in order.
 // Without it, a base on which another replica has run the same migrations is
 // taken for drift in more cases.
-func (r *Replayer) Foresee(schema []Change) { r.ahead = schema }
+func (r *Replayer) Foresee(schema []Change) { r.ahead, r.foresee = schema, nil }
+
+// ForeseeLater is Foresee for what read returns, which is called when it is
+// needed, if it is. It must see the log that is being replayed.
+func (r *Replayer) ForeseeLater(read func() ([]Change, error)) { r.ahead, r.foresee = nil, read }
 
 // Close releases the prepared statements; the connection stays open.
-func (r *Replayer) Close() error { return r.statements.close() }
+func (r *Replayer) Close() error { return r.closeStatements() }
+
+func (r *Replayer) closeStatements() error {
+	r.run.close()
+	return r.statements.close()
+}
 
 // Apply replays one transaction inside a savepoint: all of it happens or
 // nothing. A transaction that cannot be replayed is no error but a rejection in
@@ -89,6 +102,8 @@ type Outcome struct {
 	// that the new base holds already, or that have nothing left to change, are
 	// missing. It may be empty. A rejected transaction has none.
 	Log []Change
+	// Unchanged tells that Log is the transaction as it was given, the same slice.
+	Unchanged bool
 	// Reason is empty if the transaction was applied; otherwise nothing of it was.
 	Reason Reason
 	// Err says why the transaction was rejected: a *DriftError, or a sqlite3.Error
@@ -133,9 +148,18 @@ type changeError struct {
 func (e *changeError) Error() string { return fmt.Sprintf("change %d: %v", e.id, e.err) }
 func (e *changeError) Unwrap() error { return e.err }
 
+// undoError tells that a failed transaction could not be undone: SQLite itself has
+// ended the one around it, for a full disk, for example. The transaction is not
+// to blame.
+type undoError struct{ cause, err error }
+
+func (e *undoError) Error() string { return fmt.Sprintf("%v; undo: %v", e.cause, e.err) }
+func (e *undoError) Unwrap() error { return e.cause }
+
 func uniqueViolation(err error) bool {
 	var e sqlite3.Error
-	if !errors.As(err, &e) {
+	var undo *undoError
+	if errors.As(err, &undo) || !errors.As(err, &e) {
 		return false
 	}
 	switch e.ExtendedCode {
@@ -148,6 +172,10 @@ func uniqueViolation(err error) bool {
 // rejection returns why an error means that the transaction itself is at fault,
 // or "" if it means something else.
 func rejection(err error) Reason {
+	var undo *undoError
+	if errors.As(err, &undo) {
+		return ""
+	}
 	var drift *DriftError
 	if errors.As(err, &drift) || errors.Is(err, ErrNoRowID) {
 		return ReasonSchema
@@ -179,19 +207,20 @@ func (r *Replayer) attempt(ctx context.Context, txn []Change, deletesFirst bool)
 	if _, _, err := r.statements.exec(`SAVEPOINT turso_replay`); err != nil {
 		return Outcome{}, err
 	}
-	a := &attempt{Replayer: r, out: &out, deletesFirst: deletesFirst}
-	if err = a.run(ctx, txn); err == nil {
+	a := &attempt{Replayer: r, out: &out, txn: txn, deletesFirst: deletesFirst}
+	if err = a.all(ctx); err == nil {
 		_, _, err = r.statements.exec(`RELEASE turso_replay`)
 	}
 	if err == nil {
+		a.closeLog()
 		return out, nil
 	}
 	for i := len(a.undo) - 1; i >= 0; i-- {
 		a.undo[i]()
 	}
 	r.state = nil
-	if e := errors.Join(r.statements.close(), exec(r.conn, `ROLLBACK TO turso_replay; RELEASE turso_replay`)); e != nil {
-		return Outcome{}, fmt.Errorf("undo after %v: %w", err, e)
+	if e := errors.Join(r.closeStatements(), exec(r.conn, `ROLLBACK TO turso_replay; RELEASE turso_replay`)); e != nil {
+		return Outcome{}, &undoError{cause: err, err: e}
 	}
 	return Outcome{}, err
 }
@@ -208,19 +237,33 @@ func (r *Replayer) readState() error {
 type attempt struct {
 	*Replayer
 	out          *Outcome
+	txn          []Change
+	kept         int  // the log is the first changes of txn, so many of them, …
+	differs      bool // … unless it differs: then it is out.Log
 	deletesFirst bool
 	inserts      []*rowChange // the second half of deletesFirst
 	undo         []func()     // takes back what the Replayer remembers
 }
 
-func (a *attempt) run(ctx context.Context, txn []Change) error {
-	for i := range txn {
+func (a *attempt) all(ctx context.Context) error {
+	for i := 0; i < len(a.txn); {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := a.change(&txn[i]); err != nil {
-			return &changeError{id: txn[i].ID, err: err}
+		if !a.deletesFirst && !a.careful {
+			n, surprised, err := a.runChanges(a.txn[i:])
+			if err != nil {
+				return &changeError{id: a.txn[i].ID, err: err}
+			}
+			a.keepAll(a.txn[i : i+n])
+			if i += n; n > 0 && !surprised {
+				continue
+			}
 		}
+		if err := a.change(&a.txn[i]); err != nil {
+			return &changeError{id: a.txn[i].ID, err: err}
+		}
+		i++
 	}
 	return a.insertRest()
 }
@@ -233,13 +276,50 @@ func (a *attempt) insertRest() error {
 		if err := a.insert(r); err != nil {
 			return &changeError{id: r.ID, err: err}
 		}
-		a.keep(r)
+		a.keep(r.Change)
 	}
 	return nil
 }
 
 // keep carries a change over to the new log.
-func (a *attempt) keep(r *rowChange) { a.out.Log = append(a.out.Log, *r.Change) }
+func (a *attempt) keep(c *Change) {
+	if !a.differs {
+		if a.kept < len(a.txn) && c.verbatim(&a.txn[a.kept]) {
+			a.kept++
+			return
+		}
+		a.differs = true
+		a.out.Log = slices.Clone(a.txn[:a.kept])
+	}
+	a.out.Log = append(a.out.Log, *c)
+}
+
+// keepAll carries changes of the transaction over as they are.
+func (a *attempt) keepAll(changes []Change) {
+	for i := range changes {
+		a.keep(&changes[i])
+	}
+}
+
+// verbatim tells whether two changes are written into the log in the same way.
+// Images are compared by their place in memory.
+func (c *Change) verbatim(o *Change) bool {
+	return c.ID == o.ID && c.Txn == o.Txn && c.Type == o.Type && c.RowID == o.RowID && c.Shape == o.Shape &&
+		c.Schema == o.Schema && c.Table == o.Table && sameMemory(c.Before, o.Before) && sameMemory(c.After, o.After)
+}
+
+func sameMemory(a, b []byte) bool {
+	return len(a) == len(b) && (a == nil) == (b == nil) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// closeLog completes the outcome.
+func (a *attempt) closeLog() {
+	if a.differs {
+		return
+	}
+	a.out.Log = a.txn[:a.kept:a.kept]
+	a.out.Unchanged = a.kept == len(a.txn)
+}
 
 func (a *attempt) change(c *Change) error {
 	if c.Schema != nil {
@@ -248,7 +328,7 @@ func (a *attempt) change(c *Change) error {
 		}
 		return a.schema(c)
 	}
-	fitted, err := a.state.resolve(c, a.schemaAfter(c.ID))
+	fitted, err := a.fitted(c)
 	if err != nil || fitted == nil {
 		return err
 	}
@@ -265,12 +345,31 @@ func (a *attempt) change(c *Change) error {
 	return a.row(r)
 }
 
+// fitted is the change as it fits the database, nil if its table is dropped later.
+func (a *attempt) fitted(c *Change) (*Change, error) {
+	if a.state.fits(c) {
+		return c, nil
+	}
+	ahead, err := a.schemaAfter(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	return a.state.resolve(c, ahead)
+}
+
 // schemaAfter returns the schema changes of the log behind a change.
-func (a *attempt) schemaAfter(id ID) []Change {
+func (a *attempt) schemaAfter(id ID) ([]Change, error) {
+	if a.foresee != nil {
+		ahead, err := a.foresee()
+		if err != nil {
+			return nil, err
+		}
+		a.ahead, a.foresee = ahead, nil
+	}
 	for len(a.ahead) > 0 && a.ahead[0].ID <= id {
 		a.ahead = a.ahead[1:]
 	}
-	return a.ahead
+	return a.ahead, nil
 }
 
 // present returns the rowid that a logged row has now.
@@ -313,7 +412,11 @@ func (a *attempt) schema(c *Change) error {
 	if a.done[c.ID] {
 		return nil
 	}
-	do, covered, err := a.state.decide(c.Schema, a.schemaAfter(c.ID))
+	ahead, err := a.schemaAfter(c.ID)
+	if err != nil {
+		return err
+	}
+	do, covered, err := a.state.decide(c.Schema, ahead)
 	if err != nil {
 		return err
 	}
@@ -326,13 +429,13 @@ func (a *attempt) schema(c *Change) error {
 	if !do {
 		return nil
 	}
-	if err := a.statements.close(); err != nil {
+	if err := a.closeStatements(); err != nil {
 		return err
 	}
 	if err := exec(a.conn, c.Schema.statement()); err != nil {
 		return &prepareError{err}
 	}
-	a.out.Log = append(a.out.Log, *c)
+	a.keep(c)
 	if from, to, ok := renamedTable(c.Schema); ok {
 		for row, rowid := range maps.Clone(a.moved) {
 			if row.table == lower(from) {
@@ -378,20 +481,20 @@ func (a *attempt) row(r *rowChange) error {
 			return err
 		}
 	}
-	a.keep(r)
+	a.keep(r.Change)
 	return nil
 }
 
 // rowid returns the name of the rowid, "" if there is none: the columns that
 // the table has now count.
-func (a *attempt) rowid(r *rowChange) string {
+func (r *Replayer) rowid(c *Change) string {
 	var columns []string
-	if e := a.state.table(r.Table); e != nil {
-		for _, c := range e.def.columns {
-			columns = append(columns, c.name)
+	if e := r.state.table(c.Table); e != nil {
+		for _, column := range e.def.columns {
+			columns = append(columns, column.name)
 		}
 	}
-	return r.Shape.rowIDName(columns...)
+	return c.Shape.rowIDName(columns...)
 }
 
 func (a *attempt) exec(b *statement) (changed, inserted int64, err error) {
@@ -441,7 +544,7 @@ func anyValues(row []driver.Value) []any {
 func (a *attempt) upsert(r *rowChange, set []bool) error {
 	name := ""
 	if r.Shape.RowIDAlias < 0 {
-		name = a.rowid(r)
+		name = a.rowid(r.Change)
 	}
 	_, _, err := a.exec(r.upsert(name, set))
 	if name != "" && rowidTaken(err) {
@@ -451,7 +554,7 @@ func (a *attempt) upsert(r *rowChange, set []bool) error {
 }
 
 func (a *attempt) insertBag(r *rowChange) error {
-	if name := a.rowid(r); name != "" {
+	if name := a.rowid(r.Change); name != "" {
 		_, _, err := a.exec(r.insert(name))
 		if err == nil {
 			a.inserted(r, r.RowID)
@@ -510,7 +613,7 @@ func (a *attempt) find(r *rowChange, name string) (found bool, err error) {
 func (a *attempt) delete(r *rowChange) (found bool, err error) {
 	name := ""
 	if r.bagBefore {
-		name = a.rowid(r)
+		name = a.rowid(r.Change)
 		if found, err := a.find(r, name); err != nil || !found {
 			return false, err
 		}
@@ -526,7 +629,7 @@ func (a *attempt) delete(r *rowChange) (found bool, err error) {
 // updateBag updates a row without identity. If it is gone, the update turns
 // into an insert.
 func (a *attempt) updateBag(r *rowChange) error {
-	name := a.rowid(r)
+	name := a.rowid(r.Change)
 	found, err := a.find(r, name)
 	if err != nil {
 		return err
@@ -563,7 +666,7 @@ func (a *attempt) deleteFirst(r *rowChange) error {
 		}
 		a.inserts = append(a.inserts, r)
 	case found || !bag:
-		a.keep(r)
+		a.keep(r.Change)
 	}
 	return nil
 }

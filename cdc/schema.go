@@ -378,7 +378,7 @@ func (s *schemaState) follow(table string, ahead []Change) (gone bool, e *schema
 // name, or is already gone, to which the schema changes ahead lead. It returns
 // nil if the row's table is dropped by those.
 func (s *schemaState) resolve(c *Change, ahead []Change) (*Change, error) {
-	if e := s.table(c.Table); e != nil && e.hasColumns(c.Shape.Columns) {
+	if s.fits(c) {
 		return c, nil
 	}
 	table, columns := c.Table, slices.Clone(c.Shape.Columns)
@@ -402,6 +402,12 @@ func (s *schemaState) resolve(c *Change, ahead []Change) (*Change, error) {
 		}
 	}
 	return nil, s.missing(c)
+}
+
+// fits tells whether the table and the columns of a row change are there.
+func (s *schemaState) fits(c *Change) bool {
+	e := s.table(c.Table)
+	return e != nil && e.hasColumns(c.Shape.Columns)
 }
 
 // alterColumns renames a column, or empties its name when it is dropped.

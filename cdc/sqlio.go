@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/mattn/go-sqlite3"
+
+	"github.com/tursosync/tursosync/internal/shim"
 )
 
 // quote returns name as an SQL identifier.
@@ -176,4 +178,14 @@ func (s *statements) close() error {
 	}
 	s.kept = nil
 	return errors.Join(errs...)
+}
+
+// sqliteError turns an error of shim's statements into one of go-sqlite3's, with
+// SQLite's words.
+func sqliteError(err error) error {
+	var e *shim.StmtError
+	if !errors.As(err, &e) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", sqlite3.Error{Code: sqlite3.ErrNo(e.Code & 0xff), ExtendedCode: sqlite3.ErrNoExtended(e.Code)}, e.Message)
 }
