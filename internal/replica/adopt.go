@@ -252,12 +252,11 @@ func (r *Replica) diffWithReplay(ctx context.Context, reader *conn, s *spool) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, stage.close()) }()
+	stage.unlogged = true
 	if err := stage.begin(); err != nil {
 		return err
 	}
-	if err := stage.foresee(reader, st.baseMark); err != nil {
-		return err
-	}
+	stage.foresee(reader, st.baseMark)
 	err = cdc.LoadTxns(reader.SQLiteConn, st.baseMark, func(txn []cdc.Change) error {
 		out, err := stage.replay(ctx, txn)
 		if err != nil || !out.Rejected() {

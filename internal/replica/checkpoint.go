@@ -91,7 +91,7 @@ func (r *Replica) runCheckpoint(mode string) (busy bool, err error) {
 // readerConn returns the connection for snapshots of live.
 func (r *Replica) readerConn() (*conn, error) {
 	if r.reader == nil {
-		c, err := openConn(r.files.live, "mode=rw")
+		c, err := openConn(r.files.live, "mode=rw"+oneUser)
 		if err != nil {
 			return nil, err
 		}

@@ -33,6 +33,10 @@ func dsn(path, params string) string {
 	return "file:" + (&url.URL{Path: p}).EscapedPath() + "?" + params
 }
 
+// oneUser is a parameter of openConn: SQLite takes no mutex for each call on the
+// connection, which is worth it where the calls are many.
+const oneUser = "&_mutex=no"
+
 // openConn opens a connection that never checkpoints, neither by itself nor when
 // it is closed: when live is checkpointed is the replica's decision, and base's
 // WAL must never reach base.

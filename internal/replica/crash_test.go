@@ -147,6 +147,8 @@ func pulledWithPending(t *testing.T, path string, rem *remote) {
 	rem.push(rep, syncer.Limits{})
 	write(t, rep, `INSERT INTO people(id, name) VALUES (4, 'pending')`, `INSERT INTO bag VALUES ('pending')`, `CREATE TABLE mine(x)`)
 	write(t, rep, `INSERT INTO mine VALUES (1), (2)`, `UPDATE people SET n = 9 WHERE id = 2`)
+	// Enough for the log to be carried over as a whole.
+	write(t, rep, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<100) INSERT INTO mine SELECT 1000 + i FROM n`)
 	if err := rep.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +158,8 @@ func checkPending(t *testing.T, rep *Replica) {
 	t.Helper()
 	wantRows(t, rep, `SELECT id, name, n FROM people WHERE id < 100`, "1 ann 0", "2 bob 9", "3 pushed 0", "4 pending 0")
 	wantRows(t, rep, `SELECT x FROM bag WHERE x IN ('pushed', 'pending') ORDER BY 1`, "pending", "pushed")
-	wantRows(t, rep, `SELECT x FROM mine`, "1", "2")
+	wantRows(t, rep, `SELECT x FROM mine WHERE x < 1000`, "1", "2")
+	wantRows(t, rep, `SELECT count(*) FROM mine`, "102")
 }
 
 var remoteChanges = []string{`INSERT INTO people(id, name) VALUES (100, 'remote')`, `DELETE FROM bag WHERE rowid % 3 = 0 AND x NOT IN ('pushed', 'pending')`,

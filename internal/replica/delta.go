@@ -48,6 +48,8 @@ type delta struct {
 	order  []uint32 // page numbers in file order, so that a page's record can be found
 	sealed bool
 	w      *bufio.Writer // nil when not writing
+	synced chan struct{} // closed when syncing has ended, with lost; nil: it has not begun
+	lost   error
 }
 
 const (
@@ -248,8 +250,8 @@ func (d *delta) flush() error {
 	return nil
 }
 
-// seal ends the file and makes it durable. From here on the pull can be finished
-// without the remote.
+// seal ends the file and begins to make it durable. From here on the pull can be
+// finished without the remote.
 func (d *delta) seal() error {
 	var b [sealSize]byte
 	binary.LittleEndian.PutUint32(b[4:], d.sealSum())
@@ -263,14 +265,35 @@ func (d *delta) seal() error {
 	if err := fault.At("delta.sync"); err != nil {
 		return fmt.Errorf("seal delta: %w", err)
 	}
-	if err := d.file.Sync(); err != nil {
-		return fmt.Errorf("seal delta: %w", err)
-	}
-	if err := syncDir(d.path); err != nil {
-		return fmt.Errorf("seal delta: %w", err)
-	}
 	d.w, d.sealed = nil, true
+	d.sync()
 	return fault.At("delta.sealed")
+}
+
+// sync begins to make the file durable, which takes the disk longer than us the
+// staging. durable tells the end of it.
+func (d *delta) sync() {
+	if d.synced != nil {
+		return
+	}
+	d.synced = make(chan struct{})
+	go func() {
+		defer close(d.synced)
+		if d.lost = d.file.Sync(); d.lost == nil {
+			d.lost = syncDir(d.path)
+		}
+	}()
+}
+
+// durable waits until the file is on disk for good. Live must not be committed
+// before: base follows from nothing but this file then. After an error the file is
+// gone, because the next sync would claim success for what this one has lost.
+func (d *delta) durable() error {
+	d.sync()
+	if <-d.synced; d.lost != nil {
+		return errors.Join(fmt.Errorf("sync delta: %w", d.lost), remove(d.path))
+	}
+	return nil
 }
 
 // each hands the pages over in the order of arrival. The image is valid during
@@ -308,6 +331,9 @@ func (d *delta) page1() ([]byte, error) {
 }
 
 func (d *delta) close() {
+	if d.synced != nil {
+		<-d.synced
+	}
 	_ = d.file.Close() // read only, or given up
 }
 

@@ -241,6 +241,7 @@ func (p *pull) apply(ctx context.Context, d *delta) (err error) {
 			d.close()
 		}
 	}()
+	d.sync() // one that a crash left behind may not be on disk
 	if err := p.adopt(ctx, d); err != nil {
 		if errors.Is(err, ErrNotReplica) {
 			err = errors.Join(err, d.drop())

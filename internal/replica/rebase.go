@@ -287,8 +287,8 @@ func (b *rebase) replayFreely(ctx context.Context) error {
 		return err
 	}
 	b.upto = b.next.baseMark
-	for range roundsMax {
-		n, err := b.replaySnapshot(ctx, reader)
+	for round := range roundsMax {
+		n, err := b.replaySnapshot(ctx, reader, round == 0)
 		if err != nil {
 			return err
 		}
@@ -299,28 +299,81 @@ func (b *rebase) replayFreely(ctx context.Context) error {
 	return nil
 }
 
-// replaySnapshot replays what the log holds now above b.upto.
-func (b *rebase) replaySnapshot(ctx context.Context, reader *conn) (txns int, err error) {
+// replaySnapshot replays what the log holds now above b.upto. The first time
+// that may be much: it is carried over as a whole then.
+func (b *rebase) replaySnapshot(ctx context.Context, reader *conn, first bool) (txns int, err error) {
 	if err := reader.beginRead(); err != nil {
 		return 0, err
 	}
 	defer reader.rollback()
+	if first {
+		if err := b.stage.carry(b.r.files.live, reader, b.upto); err != nil {
+			return 0, b.damaged(fmt.Errorf("carry log over: %w", err))
+		}
+	}
 	return b.replayLog(ctx, reader)
 }
 
 func (b *rebase) replayLog(ctx context.Context, from *conn) (txns int, err error) {
-	if err := b.stage.foresee(from, b.upto); err != nil {
-		return 0, err
-	}
+	b.stage.foresee(from, b.upto)
+	var run [][]cdc.Change
+	changes := 0
 	err = cdc.LoadTxns(from.SQLiteConn, b.upto, func(txn []cdc.Change) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
 		txns++
-		b.upto = txn[len(txn)-1].ID
-		return b.replayTxn(ctx, txn)
+		run = append(run, txn)
+		if changes += len(txn); changes < replayMax {
+			return nil
+		}
+		err := b.replayTxns(ctx, run)
+		run, changes = nil, 0
+		return err
 	})
+	if err == nil {
+		err = b.replayTxns(ctx, run)
+	}
 	return txns, err
+}
+
+// replayMax is how many changes are read before they are replayed, unless one
+// transaction has more.
+const replayMax = 512
+
+// replayTxns replays transactions that follow each other in the log, many with
+// one call where nothing stands against it.
+func (b *rebase) replayTxns(ctx context.Context, txns [][]cdc.Change) error {
+	for len(txns) > 0 {
+		n, err := b.stage.replayRun(ctx, b.unrejected(txns))
+		if err != nil {
+			return b.damaged(err)
+		}
+		for _, txn := range txns[:n] {
+			b.report.Replayed += len(txn)
+			b.upto = txn[len(txn)-1].ID
+		}
+		if txns = txns[n:]; len(txns) > 0 {
+			b.upto = txns[0][len(txns[0])-1].ID
+			if err := b.replayTxn(ctx, txns[0]); err != nil {
+				return err
+			}
+			txns = txns[1:]
+		}
+	}
+	return nil
+}
+
+// unrejected returns the transactions before the first that is to be put aside.
+func (b *rebase) unrejected(txns [][]cdc.Change) [][]cdc.Change {
+	if len(b.reject) > 0 {
+		for i, txn := range txns {
+			if _, ok := b.reject[txn[0].Txn]; ok {
+				return txns[:i]
+			}
+		}
+	}
+	return txns
 }
 
 func (b *rebase) replayTxn(ctx context.Context, txn []cdc.Change) error {
@@ -372,6 +425,11 @@ func (b *rebase) comparePages() error {
 // commit is the part that writers wait for.
 func (b *rebase) commit(ctx context.Context) (err error) {
 	r := b.r
+	if b.delta != nil {
+		if err := b.delta.durable(); err != nil {
+			return err
+		}
+	}
 	if err := r.log.AcquireQuiet(ctx); err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ type stage struct {
 	replayer  *cdc.Replayer
 	index     *wal.Index // of the staged frames; nil before done
 	pageCount uint32     // of the staged database, after done
+	carried   cdc.ID     // the staged log is live's up to here, but for what the replay changed
+	unlogged  bool       // nobody will read the staged log
 }
 
 // openStage opens a stage on the database file at path, of pageCount pages, with
@@ -193,7 +195,7 @@ func (s *stage) connect(cfg Config) error {
 	if s.scratch {
 		mode = "mode=rwc"
 	}
-	c, err := openConn(s.path, mode)
+	c, err := openConn(s.path, mode+oneUser)
 	if err != nil {
 		return err
 	}
@@ -277,7 +279,108 @@ func (s *stage) replay(ctx context.Context, txn []cdc.Change) (cdc.Outcome, erro
 	if out.Rejected() {
 		return out, nil
 	}
-	return out, cdc.Append(s.conn.SQLiteConn, renumber(out.Log))
+	return out, s.write(txn, &out)
+}
+
+// write writes a replayed transaction into the staged log, unless it is there.
+func (s *stage) write(txn []cdc.Change, out *cdc.Outcome) error {
+	if s.unlogged {
+		return nil
+	}
+	if s.carries(txn) {
+		if out.Unchanged {
+			return nil
+		}
+		if err := s.uncarry(txn); err != nil {
+			return err
+		}
+	}
+	return cdc.Append(s.conn.SQLiteConn, renumber(out.Log))
+}
+
+// replayRun applies transactions from the first on, while that is plain sailing,
+// and returns how many.
+func (s *stage) replayRun(ctx context.Context, txns [][]cdc.Change) (int, error) {
+	n, err := s.replayer.ApplyRun(ctx, txns)
+	if err != nil || s.unlogged {
+		return n, err
+	}
+	var late []cdc.Change
+	for _, txn := range txns[:n] {
+		if !s.carries(txn) {
+			late = append(late, txn...)
+		}
+	}
+	if len(late) == 0 {
+		return n, nil
+	}
+	return n, cdc.Append(s.conn.SQLiteConn, late)
+}
+
+// carryMin is how many rows of the log are worth being carried over as a whole.
+const carryMin = 64
+
+// carry copies the log above an id as it is in live, as of reader's snapshot. It
+// comes before the replay, which then writes only what has changed. Live's file
+// is attached for that and no longer: with it, names that base lacks would be
+// found there.
+func (s *stage) carry(live string, reader *conn, above cdc.ID) error {
+	last, err := reader.number(`SELECT max(change_id) FROM turso_cdc`)
+	if err != nil || last-int64(above) < carryMin {
+		return err
+	}
+	if err := s.conn.exec(`COMMIT`); err != nil {
+		return err
+	}
+	if err := s.conn.exec(`ATTACH ? AS turso_live`, dsn(live, "mode=ro")); err != nil {
+		return s.conn.exec(`BEGIN IMMEDIATE`) // a hook of the user's may forbid it: row by row, then
+	}
+	if err := s.conn.exec(`BEGIN IMMEDIATE`); err != nil {
+		return err
+	}
+	if err := s.copyLog(int64(above), last); err != nil {
+		return err
+	}
+	// The read transaction on live ends with this one.
+	for _, text := range []string{`COMMIT`, `DETACH turso_live`, `BEGIN IMMEDIATE`} {
+		if err := s.conn.exec(text); err != nil {
+			return err
+		}
+	}
+	s.carried = cdc.ID(last)
+	return nil
+}
+
+// copyLog copies rows of the attached log. Where all of them are wanted SQLite
+// takes none of them apart: so it does for SELECT * without a WHERE, between tables of
+// one definition.
+func (s *stage) copyLog(above, last int64) error {
+	below, err := s.conn.number(`SELECT count(*) FROM (SELECT 1 FROM turso_live.turso_cdc WHERE change_id <= ? LIMIT 1)`, above)
+	if err != nil {
+		return err
+	}
+	if below > 0 {
+		const columns = `change_id, change_time, change_txn_id, change_type, table_name, id, "before", "after", updates, shape`
+		return s.conn.exec(`INSERT INTO main.turso_cdc(`+columns+`) SELECT `+columns+` FROM turso_live.turso_cdc
+			WHERE change_id > ? AND change_id <= ?`, above, last)
+	}
+	if err := s.conn.exec(`INSERT INTO main.turso_cdc SELECT * FROM turso_live.turso_cdc`); err != nil {
+		return err
+	}
+	// What was committed since the snapshot comes later, like everything else.
+	return s.conn.exec(`DELETE FROM main.turso_cdc WHERE change_id > ?`, last)
+}
+
+// carries tells whether the log holds a transaction already, as it was in live.
+func (s *stage) carries(txn []cdc.Change) bool { return txn[len(txn)-1].ID <= s.carried }
+
+// uncarry takes a transaction out of the log.
+func (s *stage) uncarry(txn []cdc.Change) error {
+	err := s.conn.exec(`DELETE FROM turso_cdc WHERE change_id BETWEEN ? AND ?`, int64(txn[0].ID), int64(txn[len(txn)-1].ID))
+	if err != nil {
+		return fmt.Errorf("write log: %w", err)
+	}
+	return nil
 }
 
 // renumber names the changes that are left of a transaction by the first of
@@ -296,21 +399,19 @@ func renumber(txn []cdc.Change) []cdc.Change {
 	return txn
 }
 
-// foresee tells the replay which schema changes are still to come: another
-// replica may have made them on the remote already.
-func (s *stage) foresee(log *conn, above cdc.ID) error {
-	schema, err := cdc.LoadSchema(log.SQLiteConn, above)
-	if err != nil {
-		return err
-	}
-	s.replayer.Foresee(schema)
-	return nil
+// foresee tells the replay how to find the schema changes still to come: another
+// replica may have made them on the remote already. The snapshot must last as long
+// as the replay.
+func (s *stage) foresee(log *conn, above cdc.ID) {
+	s.replayer.ForeseeLater(func() ([]cdc.Change, error) { return cdc.LoadSchema(log.SQLiteConn, above) })
 }
 
 // reject writes a transaction into turso_sync_rejected.
 func (s *stage) reject(txn []cdc.Change, reason string, at int64) error {
-	if err := cdc.Append(s.conn.SQLiteConn, txn); err != nil {
-		return err
+	if !s.carries(txn) {
+		if err := cdc.Append(s.conn.SQLiteConn, txn); err != nil {
+			return err
+		}
 	}
 	return moveRejected(s.conn, txn[0].Txn, reason, at)
 }
