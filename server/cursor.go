@@ -60,8 +60,11 @@ func (s *Server) cursor(w http.ResponseWriter, r *http.Request, permission Permi
 		fail(w, http.StatusBadRequest, "the request is not that of a cursor")
 		return
 	}
-	in := s.admit(r)
-	defer in.done()
+	ctx, done, ok := s.admit(w, r, req.Baton)
+	if !ok {
+		return
+	}
+	defer done()
 	defer s.afterCommit()
 	st, err := s.attach(req.Baton, permission)
 	if err != nil {
@@ -70,28 +73,27 @@ func (s *Server) cursor(w http.ResponseWriter, r *http.Request, permission Permi
 	}
 	defer now(&s.cfg.stats.streamsNow)()
 	s.cfg.stats.cursors.Add(1)
-	deadline, _ := in.ctx.Deadline()
+	deadline, _ := ctx.Deadline()
 	ctl := http.NewResponseController(w)
 	_ = ctl.SetWriteDeadline(deadline)
-	defer func() { _ = ctl.SetWriteDeadline(time.Time{}) }()
 
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := bufio.NewWriterSize(w, 32<<10)
 	lines := json.NewEncoder(out)
 	lines.SetEscapeHTML(false)
 	baton := rand.Text()
-	x := session{ctx: in.ctx, stream: st, conn: st.conn, stats: s.cfg.stats, left: 1 << 62}
-	stop := interruptible(in.ctx, st.conn)
+	x := session{ctx: ctx, stream: st, conn: st.conn, stats: s.cfg.stats, left: 1 << 62}
+	stop := interruptible(ctx, st.conn)
 	err = lines.Encode(cursorHead{Baton: &baton})
 	if err == nil {
 		err = x.stepwise(req.Batch, lines)
 	}
 	stop()
-	if err == nil && in.ctx.Err() != nil {
-		if errors.Is(in.ctx.Err(), context.DeadlineExceeded) {
+	if err == nil && ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			s.cfg.stats.timeouts.Add(1)
 		}
-		err = in.ctx.Err()
+		err = ctx.Err()
 	}
 	if err != nil {
 		st.close() // what was sent so far does not end as an answer does
@@ -102,7 +104,9 @@ func (s *Server) cursor(w http.ResponseWriter, r *http.Request, permission Permi
 	} else {
 		s.park(st, baton)
 	}
-	_ = out.Flush()
+	if err := out.Flush(); err == nil && ctl.Flush() == nil {
+		_ = ctl.SetWriteDeadline(time.Time{})
+	}
 }
 
 // stepwise is batch for a cursor. An error is one of sending.

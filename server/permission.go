@@ -68,7 +68,7 @@ func (e *DeniedError) Error() string { return e.Message }
 // permit asks who it is, and answers those who are refused.
 func (s *Server) permit(w http.ResponseWriter, r *http.Request) (Permission, bool) {
 	if p, ok := r.Context().Value(permissionKey{}).(Permission); ok {
-		return p, true
+		return p, true // and counted
 	}
 	p, err := s.cfg.permission(r.Context(), s.cfg.Name, bearer(r))
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Server) permit(w http.ResponseWriter, r *http.Request) (Permission, boo
 		deny(w, err, http.StatusUnauthorized)
 		return nil, false
 	}
-	return p, true
+	return p, s.cfg.inRate(w, r)
 }
 
 // permissionKey is where a fleet puts what it has asked already.

@@ -25,8 +25,11 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 		fail(w, http.StatusBadRequest, "the request is not that of a pipeline: "+err.Error())
 		return
 	}
-	in := s.admit(r)
-	defer in.done()
+	ctx, done, ok := s.admit(w, r, req.Baton)
+	if !ok {
+		return
+	}
+	defer done()
 	defer s.afterCommit()
 	st, err := s.attach(req.Baton, permission)
 	if err != nil {
@@ -35,7 +38,7 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 	}
 	defer now(&s.cfg.stats.streamsNow)()
 	s.cfg.stats.pipelines.Add(1)
-	results, err := s.run(in.ctx, st, req.Requests)
+	results, err := s.run(ctx, st, req.Requests)
 	var baton *string
 	switch {
 	case err != nil, closes(req.Requests), !st.resumed && wholeTransaction(req.Requests) && !st.conn.db.Info().Autocommit:
@@ -61,8 +64,9 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	ctl := http.NewResponseController(w)
 	_ = ctl.SetWriteDeadline(time.Now().Add(s.cfg.Timeout))
-	_, _ = w.Write(b)
-	_ = ctl.SetWriteDeadline(time.Time{})
+	if _, err := w.Write(b); err == nil && ctl.Flush() == nil {
+		_ = ctl.SetWriteDeadline(time.Time{}) // else it stays: net/http flushes once more
+	}
 }
 
 // run executes requests on a stream. An error is that of the context.

@@ -180,7 +180,6 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, snap *snapshot) er
 	ctl := http.NewResponseController(w)
 	extend := func() { _ = ctl.SetWriteDeadline(time.Now().Add(s.cfg.Timeout)) }
 	extend()
-	defer func() { _ = ctl.SetWriteDeadline(time.Time{}) }()
 
 	var out io.Writer = w
 	finish := func() error { return nil }
@@ -218,10 +217,19 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, snap *snapshot) er
 			extend()
 		}
 	}
-	if err := buf.Flush(); err != nil {
-		return err
+	err := buf.Flush()
+	if err == nil {
+		err = finish()
 	}
-	return finish()
+	if err == nil {
+		// After an error the deadline stays: net/http flushes once more.
+		err = ctl.Flush()
+		_ = ctl.SetWriteDeadline(time.Time{})
+	}
+	if errors.Is(err, http.ErrNotSupported) {
+		err = nil
+	}
+	return err
 }
 
 // verify tells whether the images that were read can be relied on: those of an
@@ -265,7 +273,14 @@ func acceptsGzip(r *http.Request) bool {
 
 // body reads the body of a request, or answers that it is too large.
 func (s *Server) body(w http.ResponseWriter, r *http.Request, most int64) ([]byte, bool) {
+	ctl := http.NewResponseController(w)
+	_ = ctl.SetReadDeadline(time.Now().Add(s.cfg.Timeout)) // for those who send a byte now and then
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	if err == nil {
+		_ = ctl.SetReadDeadline(time.Time{})
+	} else {
+		w.Header().Set("Connection", "close") // the rest of the body is not waited for
+	}
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		fail(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the request is longer than %d bytes", most))
 		return nil, false

@@ -39,6 +39,7 @@ const (
 	DefaultStreamIdle      = 10 * time.Second
 	DefaultTransactionMax  = 60 * time.Second
 	DefaultStreamsMax      = 100
+	DefaultSQLMax          = 64
 )
 
 // Config says what to serve. File is required.
@@ -73,6 +74,15 @@ type Config struct {
 	// StreamsMax bounds how many streams may wait at a time; those that are too
 	// many end. 0 means DefaultStreamsMax.
 	StreamsMax int
+	// SQLMax bounds how many requests for SQL run at a time; others wait, those
+	// of streams apart. 0 means DefaultSQLMax.
+	SQLMax int
+	// TokenRate bounds how many requests a second the bearers of one token may send
+	// on average, and TokenBurst how many at once; more are answered with 429. A
+	// fleet counts those for all its databases together. 0 means no bound, and a
+	// burst of ten seconds.
+	TokenRate  float64
+	TokenBurst int
 	// CheckpointBytes is the size at which the WAL is moved into the file; 0 means
 	// DefaultCheckpointBytes.
 	CheckpointBytes int64
@@ -82,6 +92,7 @@ type Config struct {
 	Logger *slog.Logger // nil means silence
 
 	stats *stats // of the fleet
+	rate  *rate  // of the fleet; nil: no bound
 }
 
 // Server serves one database. It is an http.Handler; its methods may be called
@@ -94,6 +105,7 @@ type Server struct {
 	gate          sync.RWMutex
 	checkpointing atomic.Bool // a goroutine is at it
 	parked        streams
+	running       chan struct{} // holds an element for each request of SQLMax
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -118,7 +130,7 @@ func Open(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel, parked: streams{parked: map[string]*stream{}}}, nil
+	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel, parked: streams{parked: map[string]*stream{}}, running: make(chan struct{}, cfg.SQLMax)}, nil
 }
 
 // validate fills in the defaults.
@@ -131,8 +143,11 @@ func (cfg *Config) validate() error {
 	orDefault(&cfg.StreamIdle, DefaultStreamIdle)
 	orDefault(&cfg.TransactionMax, DefaultTransactionMax)
 	orDefault(&cfg.StreamsMax, DefaultStreamsMax)
+	orDefault(&cfg.SQLMax, DefaultSQLMax)
+	orDefault(&cfg.TokenBurst, max(1, int(10*cfg.TokenRate)))
 	if cfg.BodyMax < 0 || cfg.AnswerMax < 0 || cfg.Timeout < 0 || cfg.LongPollMax < 0 || cfg.CheckpointBytes < 0 ||
-		cfg.StreamIdle < 0 || cfg.TransactionMax < 0 || cfg.StreamsMax < 0 {
+		cfg.StreamIdle < 0 || cfg.TransactionMax < 0 || cfg.StreamsMax < 0 ||
+		cfg.SQLMax < 0 || cfg.TokenRate < 0 || cfg.TokenBurst < 0 {
 		return errors.New("server: a limit in Config is negative")
 	}
 	if cfg.Logger == nil {
@@ -140,6 +155,9 @@ func (cfg *Config) validate() error {
 	}
 	if cfg.stats == nil {
 		cfg.stats = &stats{}
+	}
+	if cfg.rate == nil && cfg.TokenRate > 0 {
+		cfg.rate = newRate(cfg.TokenRate, cfg.TokenBurst)
 	}
 	return nil
 }

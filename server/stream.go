@@ -259,19 +259,27 @@ func (s *Server) failStream(w http.ResponseWriter, err error) {
 	fail(w, http.StatusInternalServerError, "the database cannot be used")
 }
 
-// admitted is a request for SQL that was let in: it ends with its context.
-type admitted struct {
-	ctx  context.Context
-	done func()
-}
-
-// admit counts a request for SQL, and gives it its time.
-func (s *Server) admit(r *http.Request) admitted {
+// admit gives a request for SQL its time, and a place among those that run; a new
+// stream may have to wait for one. It answers those that get none.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, baton *string) (ctx context.Context, done func(), ok bool) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
-	ends := []func(){cancel, now(&s.cfg.stats.pipelinesNow), taking(&s.cfg.stats.pipelineNanos)}
-	return admitted{ctx, func() {
-		for _, end := range ends {
-			end()
+	free := func() {}
+	if baton == nil { // the others may hold the lock that those that run wait for
+		select {
+		case s.running <- struct{}{}:
+			free = func() { <-s.running }
+		case <-ctx.Done():
+			cancel()
+			s.cfg.stats.limited.Add(1)
+			fail(w, http.StatusServiceUnavailable, "the database is busy: nothing was executed")
+			return nil, nil, false
 		}
-	}}
+	}
+	leave, taken := now(&s.cfg.stats.pipelinesNow), taking(&s.cfg.stats.pipelineNanos)
+	return ctx, func() {
+		taken()
+		leave()
+		free()
+		cancel()
+	}, true
 }
