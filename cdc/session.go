@@ -395,6 +395,8 @@ func (s *Session) pass(st *Statement, exec func() error) error {
 		if err := s.c.StatementStarts(true, true, st.Kind == Write); err != nil {
 			return s.notStarted(err)
 		}
+	} else if st.Kind == Write {
+		s.c.StatementCounts()
 	}
 	err := exec()
 	if err == nil {

@@ -1760,6 +1760,10 @@ int ts_stmt_starts(ts_capture *c, int replace, int rekey, int counts) {
   return SQLITE_OK;
 }
 
+/* ts_stmt_counts announces a statement outside of a transaction of ours whose
+** changes SQLite counts; ts_stmt_ends follows it. */
+void ts_stmt_counts(ts_capture *c) { user_runs(c, 1); }
+
 void ts_stmt_ends(ts_capture *c, ts_txn *out) {
   memset(out, 0, sizeof(*out));
   user_ran(c);
@@ -1815,6 +1819,7 @@ static int take_lock(ts_capture *c, const ts_want *want, ts_txn *out) {
   sqlite3_stmt_status(*st, SQLITE_STMTSTATUS_REPREPARE, 1);
   sqlite3_step(*st);
   rc = sqlite3_reset(*st);
+  if (rc != SQLITE_OK) rc = sqlite3_extended_errcode(c->db); /* BUSY_SNAPSHOT is no plain BUSY */
   /* A new authorizer makes every statement be prepared again: was it ours? */
   if (!c->probed && sqlite3_stmt_status(*st, SQLITE_STMTSTATUS_REPREPARE, 1) > 0) out->displaced |= TS_HOOK_AUTHORIZER;
   return rc;

@@ -287,6 +287,10 @@ func (c *Capture) StatementStarts(replace, rekey, counts bool) error {
 	return c.check(C.ts_stmt_starts(c.c, cbool(replace), cbool(rekey), cbool(counts)))
 }
 
+// StatementCounts stands before a statement that changes rows of other databases
+// while no transaction of ours is open; StatementEnds follows it.
+func (c *Capture) StatementCounts() { C.ts_stmt_counts(c.c) }
+
 // StatementEnds: see StatementStarts.
 func (c *Capture) StatementEnds() Txn {
 	C.ts_stmt_ends(c.c, &c.out)

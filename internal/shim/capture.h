@@ -139,6 +139,7 @@ void ts_undefine_keyed(ts_capture *c);
 void ts_ddl(ts_capture *c, int ddl);
 int ts_log_schema(ts_capture *c, int type, const void *record, int n, sqlite3_int64 *id);
 int ts_stmt_starts(ts_capture *c, int replace, int rekey, int counts);
+void ts_stmt_counts(ts_capture *c);
 int ts_stmt_done(ts_capture *c);
 void ts_stmt_ends(ts_capture *c, ts_txn *out);
 void ts_changes(ts_capture *c, sqlite3_int64 *changes, sqlite3_int64 *total, sqlite3_int64 *rowid);
