@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"database/sql"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	tursosync "github.com/tursosync/tursosync"
+	"github.com/tursosync/tursosync/internal/wire"
 )
 
 // console is standard error that tests wait on.
@@ -168,12 +170,32 @@ func TestServe(t *testing.T) {
 		t.Errorf("list with a wrong token = %d %s", status, errs)
 	}
 
+	// A long poll does not hold up the end.
+	polls := make(chan error, 1)
+	go func() { polls <- longPoll(url+"/db/shop", "rw-secret") }()
+	waiting := func() bool {
+		resp, err := http.Get(url + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		b, err := io.ReadAll(resp.Body)
+		return err == nil && strings.Contains(string(b), "\ntursosync_long_polls 1\n")
+	}
+	for deadline := time.Now().Add(20 * time.Second); !waiting(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no long poll")
+		}
+	}
 	begun := time.Now()
 	if status := stop(); status != 0 {
 		t.Errorf("serve ended with %d: %s", status, log)
 	}
-	if d := time.Since(begun); d > 20*time.Second {
+	if d := time.Since(begun); d > 10*time.Second {
 		t.Errorf("stopping took %v", d)
+	}
+	if err := <-polls; err != nil {
+		t.Errorf("long poll at the end: %v", err)
 	}
 	for _, secret := range []string{"rw-secret", "root-secret"} {
 		if strings.Contains(log.String(), secret) {
@@ -196,6 +218,37 @@ func TestServe(t *testing.T) {
 			t.Errorf("a backup that failed left %v, %v", left, err)
 		}
 	}
+}
+
+// longPoll pulls everything, and then what is new in the next half minute.
+func longPoll(url, token string) error {
+	revision := ""
+	for range 2 {
+		body := (&wire.PullRequest{ClientRevision: revision, LongPollMillis: 30_000}).Append(nil)
+		req, err := http.NewRequest("POST", url+"/pull-updates", bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		b, err := wire.NewFrameReader(resp.Body).Next(1 << 16)
+		if err != nil {
+			return err
+		}
+		h, err := wire.ParsePullHeader(b)
+		if err != nil {
+			return err
+		}
+		revision = h.Revision
+		_, err = io.Copy(io.Discard, resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // certificate writes a certificate for 127.0.0.1.
