@@ -540,6 +540,8 @@ func checkFirst(image []byte, count uint32) error {
 		return unsupported("its file format is %d,%d", image[offWrite], image[offRead])
 	case string(image[offFractions:offFractions+3]) != "\x40\x20\x20":
 		return badAnswer("page 1 is damaged")
+	case be.Uint32(image[offSchema:]) > 4:
+		return badAnswer("page 1 names schema format %d", be.Uint32(image[offSchema:]))
 	}
 	if encoding := be.Uint32(image[offEncoding:]); encoding > 1 {
 		return unsupported("its text encoding is UTF-16")

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	sqlite3 "github.com/mattn/go-sqlite3"
+
 	"github.com/tursosync/tursosync/cdc"
 	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
@@ -120,6 +122,9 @@ func (b *rebase) follow() error {
 		return err
 	}
 	marks, err := b.stage.conn.marks()
+	if hasCode(err, sqlite3.ErrError) {
+		return badAnswer("the remote's table of watermarks cannot be read: %v", err)
+	}
 	if err != nil {
 		return b.damaged(err)
 	}

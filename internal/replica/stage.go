@@ -184,6 +184,7 @@ const (
 	offChange    = 24
 	offPageCount = 28
 	offCookie    = 40
+	offSchema    = 44 // schema format number: 0 (empty) to 4
 	offEncoding  = 56
 	offValidFor  = 92
 )
