@@ -78,6 +78,7 @@ type SchemaChange struct {
 type Mutation struct {
 	SQL  string
 	Args []any
-	// Change is the id of the change that the mutation stems from.
+	// Change is the id of the change that the mutation stems from; of the first
+	// one, if it holds the rows of several.
 	Change ID
 }

@@ -55,7 +55,7 @@ func Mutations(ctx context.Context, txns [][]Change, opts MutationOptions) ([]Mu
 		}
 	}
 	p.ahead = append(schemaChanges(txns), opts.Ahead...)
-	whole := opts.Transform == nil && !opts.NoCollapse && !opts.DeletesFirst
+	p.whole = opts.Transform == nil && !opts.NoCollapse && !opts.DeletesFirst
 	for _, txn := range txns {
 		for i := range txn {
 			if err := ctx.Err(); err != nil {
@@ -65,7 +65,7 @@ func Mutations(ctx context.Context, txns [][]Change, opts MutationOptions) ([]Mu
 				return nil, err
 			}
 		}
-		if !whole {
+		if !p.whole {
 			if err := p.flush(); err != nil {
 				return nil, err
 			}
@@ -74,6 +74,7 @@ func Mutations(ctx context.Context, txns [][]Change, opts MutationOptions) ([]Mu
 	if err := p.flush(); err != nil {
 		return nil, err
 	}
+	p.end()
 	p.resumeTriggers()
 	return p.out, nil
 }
@@ -94,7 +95,9 @@ func schemaChanges(txns [][]Change) []Change {
 // planner collects the mutations of a batch.
 type planner struct {
 	opts  MutationOptions
+	whole bool // what counts is the net effect of all transactions
 	out   []Mutation
+	multi multiRow
 	rows  []*rowChange // not yet in out
 	state *schemaState // of the remote, as the mutations so far leave it; nil: not known
 	ahead []Change     // schema changes not yet come by
@@ -181,7 +184,7 @@ func (d Decision) mutation(id ID) (Mutation, error) {
 func (p *planner) flush() error {
 	rows := p.rows
 	p.rows = nil
-	if p.opts.Transform == nil && !p.opts.NoCollapse && !p.opts.DeletesFirst {
+	if p.whole {
 		rows = collapse(rows)
 	}
 	for _, r := range rows {
@@ -223,18 +226,12 @@ func (p *planner) row(r *rowChange) error {
 	case r.bagBefore:
 		return p.updateBag(r)
 	default:
-		p.emit(r, r.upsert("", r.changed))
+		p.insertRow(r, r.changed)
 	}
 	return nil
 }
 
-func (p *planner) insert(r *rowChange) {
-	if r.bagAfter {
-		p.emit(r, r.insert(""))
-		return
-	}
-	p.emit(r, r.upsert("", nil))
-}
+func (p *planner) insert(r *rowChange) { p.insertRow(r, nil) }
 
 func (p *planner) delete(r *rowChange) error {
 	name := ""

@@ -114,7 +114,9 @@ func (s *Shape) columnMap(values []any) map[string]any {
 // statement is SQL text in the making, with its arguments.
 type statement struct {
 	strings.Builder
-	args []any
+	args     []any
+	tuple    [2]int // where the row of an INSERT's VALUES stands; none: 0, 0
+	literals bool   // a value is not an argument as it is
 }
 
 func (b *statement) add(parts ...string) *statement {
@@ -128,24 +130,34 @@ func (b *statement) add(parts ...string) *statement {
 // JSON argument is written in another way: infinities and the negative zero as
 // literals, text that is not UTF-8 or holds a NUL as the cast of a blob.
 func (b *statement) value(v any) *statement {
-	switch v := v.(type) {
-	case float64:
-		switch {
-		case math.IsInf(v, 1):
-			return b.add("9e999")
-		case math.IsInf(v, -1):
-			return b.add("-9e999")
-		case v == 0 && math.Signbit(v):
-			return b.add("-0.0")
-		}
-	case string:
-		if !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0 {
-			b.args = append(b.args, []byte(v))
+	if special(v) {
+		b.literals = true
+		if text, ok := v.(string); ok {
+			b.args = append(b.args, []byte(text))
 			return b.add("CAST(? AS TEXT)")
 		}
+		f, _ := v.(float64)
+		switch {
+		case f > 0:
+			return b.add("9e999")
+		case f < 0:
+			return b.add("-9e999")
+		}
+		return b.add("-0.0")
 	}
 	b.args = append(b.args, v)
 	return b.add("?")
+}
+
+// special tells whether a value cannot travel as a JSON argument.
+func special(v any) bool {
+	switch v := v.(type) {
+	case float64:
+		return math.IsInf(v, 0) || v == 0 && math.Signbit(v)
+	case string:
+		return !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0
+	}
+	return false
 }
 
 func (b *statement) list(n int, item func(i int)) *statement {
@@ -184,8 +196,11 @@ func (b *statement) row(r *rowChange, rowid string) *statement {
 
 // insert is INSERT … VALUES of the after image.
 func (r *rowChange) insert(rowid string) *statement {
-	b := &statement{}
-	return b.insertInto(r, rowid).add(" VALUES (").row(r, rowid).add(")")
+	b := (&statement{}).insertInto(r, rowid).add(" VALUES ")
+	b.tuple[0] = b.Len()
+	b.add("(").row(r, rowid).add(")")
+	b.tuple[1] = b.Len()
+	return b
 }
 
 // upsert is the INSERT of a row whose key may be there already: then the columns

@@ -28,6 +28,22 @@ func insertTxn(id cdc.ID, n int) Txn {
 	return t
 }
 
+// rows returns the changes that mutations hold: those of insertTxn have the ids
+// of their rows, many of which may be in one statement.
+func rows(mutations []cdc.Mutation) (ids []cdc.ID) {
+	for _, m := range mutations {
+		if len(m.Args) <= 2 {
+			ids = append(ids, m.Change)
+			continue
+		}
+		for i := 0; i < len(m.Args); i += 2 {
+			id, _ := m.Args[i].(int64)
+			ids = append(ids, cdc.ID(id))
+		}
+	}
+	return ids
+}
+
 // fakeReplica keeps its log in memory and fails the test when two of its
 // methods run at once.
 type fakeReplica struct {
@@ -315,8 +331,8 @@ func (f *fakeRemote) Push(ctx context.Context, b Batch) (PushResult, error) {
 		return PushResult{}, &fakeError{Verdict{Kind: Moved, Reason: "moved", Answered: true}}
 	}
 	f.watermarks[b.ClientID] = b.Last
-	for _, m := range b.Mutations {
-		f.arrived[m.Change]++
+	for _, id := range rows(b.Mutations) {
+		f.arrived[id]++
 	}
 	f.batches = append(f.batches, b)
 	f.advance()

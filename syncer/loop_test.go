@@ -110,8 +110,8 @@ func TestBatchesAreBounded(t *testing.T) {
 		w.start(Config{Pull: PullManual, BatchChanges: 7})
 		w.pass(time.Second)
 		for _, b := range w.remote.sent() {
-			if len(b.Mutations) > 7 {
-				t.Errorf("batch of %d mutations, want at most 7", len(b.Mutations))
+			if n := len(rows(b.Mutations)); n > 7 {
+				t.Errorf("batch of %d rows, want at most 7", n)
 			}
 		}
 		w.remote.each(30)
@@ -245,7 +245,7 @@ func TestPullFirst(t *testing.T) {
 func refuse(kind Kind, hint bool, ids ...cdc.ID) func(context.Context, Batch) error {
 	return func(_ context.Context, b Batch) error {
 		for _, m := range b.Mutations {
-			if slices.Contains(ids, m.Change) {
+			if slices.ContainsFunc(rows([]cdc.Mutation{m}), func(id cdc.ID) bool { return slices.Contains(ids, id) }) {
 				v := Verdict{Kind: kind, Reason: "UNIQUE constraint failed: item.v", Answered: true}
 				if hint {
 					v.Change = m.Change
