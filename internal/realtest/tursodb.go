@@ -142,6 +142,27 @@ func (s *Tursodb) Restart() {
 	s.Start()
 }
 
+// PID returns the id of the process while it runs, for those who look at its
+// memory.
+func (s *Tursodb) PID() int {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil {
+		s.t.Fatal("tursodb does not run")
+	}
+	shell := s.cmd.Process.Pid
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", shell, shell))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Sscan(string(b), &pid); err != nil {
+		s.t.Fatalf("the shell of tursodb has the children %q: %v", b, err)
+	}
+	return pid
+}
+
 // ready asks with whole requests until one is answered.
 func (s *Tursodb) ready(within time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
