@@ -7,11 +7,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
@@ -113,7 +113,7 @@ func (f *Fleet) health(w http.ResponseWriter) {
 	f.mu.Lock()
 	closed := f.closed
 	f.mu.Unlock()
-	if _, err := os.Stat(f.cfg.Dir); err != nil || closed {
+	if _, err := fault.Stat(f.cfg.Dir); err != nil || closed {
 		fail(w, http.StatusServiceUnavailable, "the data folder cannot be used")
 		return
 	}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/tursosync/tursosync/internal/fault"
 )
 
 // Defaults of [FleetConfig].
@@ -112,11 +114,15 @@ func OpenFleet(cfg FleetConfig) (*Fleet, error) {
 	if err := cfg.Database.validate(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+	if err := fault.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create data folder: %w", err)
 	}
 	lock := flock.New(filepath.Join(cfg.Dir, ".lock"))
-	switch ok, err := lock.TryLock(); {
+	ok, err := false, fault.FileOp("lock", lock.Path())
+	if err == nil {
+		ok, err = lock.TryLock()
+	}
+	switch {
 	case err != nil:
 		return nil, fmt.Errorf("lock data folder: %w", err)
 	case !ok:
@@ -179,7 +185,7 @@ func (f *Fleet) exists(name string) error {
 	if !nameRule.MatchString(name) {
 		return ErrName
 	}
-	info, err := os.Stat(f.file(name))
+	info, err := fault.Stat(f.file(name))
 	if errors.Is(err, os.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
 		return ErrNotFound
 	}
@@ -195,7 +201,7 @@ type DatabaseInfo struct {
 
 // List returns the databases, by name.
 func (f *Fleet) List() ([]DatabaseInfo, error) {
-	entries, err := os.ReadDir(f.cfg.Dir)
+	entries, err := fault.ReadDir(f.cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("list databases: %w", err)
 	}
@@ -297,7 +303,7 @@ func (f *Fleet) Delete(name string) error {
 // as without it SQLite ignores and deletes a WAL, but not the other way round.
 func removeDatabase(file string) error {
 	for _, suffix := range []string{historySuffix, "", "-wal", "-shm", "-journal"} {
-		if err := os.Remove(file + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := fault.Remove(file + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"maps"
 	"math/bits"
-	"os"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -19,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/internal/shim"
 	"github.com/tursosync/tursosync/internal/wal"
@@ -78,7 +78,7 @@ func tagOf(frameHeader []byte) tag {
 const historySuffix = "-history"
 
 func openHistory(cfg Config) (*history, error) {
-	if err := os.MkdirAll(filepath.Dir(cfg.File), 0o755); err != nil {
+	if err := fault.MkdirAll(filepath.Dir(cfg.File), 0o755); err != nil {
 		return nil, err
 	}
 	c, err := openConn(cfg)

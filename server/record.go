@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/tursosync/tursosync/internal/fault"
 )
 
 // record is what NAME.db-history holds: which commit changed which page last, up
@@ -194,13 +196,13 @@ func decodeRecord(b []byte) (*record, error) {
 
 // write replaces the record of a database.
 func (r *record) write(file string, sync bool) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".tmp-*")
+	tmp, err := fault.CreateTemp(filepath.Dir(file), filepath.Base(file)+".tmp-*")
 	if err != nil {
 		return fmt.Errorf("write history: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(tmp.Name())
+			_ = fault.Remove(tmp.Name())
 			err = fmt.Errorf("write history: %w", err)
 		}
 	}()
@@ -211,12 +213,12 @@ func (r *record) write(file string, sync bool) (err error) {
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), file)
+	return fault.Rename(tmp.Name(), file)
 }
 
 // readRecord returns nil without an error when there is no record.
 func readRecord(file string) (*record, error) {
-	b, err := os.ReadFile(file)
+	b, err := fault.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -232,7 +234,7 @@ func readRecord(file string) (*record, error) {
 // Nil means that the file system does not keep such times.
 func markFile(name string) (*fileMark, error) {
 	t := time.Now().Truncate(time.Millisecond).Add(time.Duration(rand.IntN(1e6)))
-	if err := os.Chtimes(name, time.Time{}, t); err != nil {
+	if err := fault.Chtimes(name, time.Time{}, t); err != nil {
 		return nil, err
 	}
 	m, err := lookAtFile(name)
@@ -243,7 +245,7 @@ func markFile(name string) (*fileMark, error) {
 }
 
 func lookAtFile(name string) (fileMark, error) {
-	info, err := os.Stat(name)
+	info, err := fault.Stat(name)
 	if err != nil {
 		return fileMark{}, err
 	}

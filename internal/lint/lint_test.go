@@ -17,6 +17,7 @@ const module = "github.com/tursosync/tursosync"
 // the table of docs/architecture.md: nothing imports upwards.
 var imports = map[string][]string{
 	"internal/fault":   {},
+	"internal/faultfs": {"internal/fault"},
 	"internal/page":    {},
 	"internal/wal":     {"internal/page"},
 	"internal/wire":    {"internal/page"},

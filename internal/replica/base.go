@@ -16,7 +16,7 @@ import (
 // opened for the length of one operation.
 type base struct {
 	path      string
-	file      *os.File
+	file      *fault.File
 	pageCount uint32
 }
 
@@ -25,7 +25,7 @@ func openBase(path string, pageCount uint32) (*base, error) {
 	if pageCount == 0 {
 		return &base{path: path}, nil
 	}
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	file, err := fault.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open base: %w", err)
 	}
@@ -127,7 +127,7 @@ const lockPage = page.No(1<<30/page.Size + 1)
 // it durable. Doing it again after a crash in the middle is harmless.
 func (b *base) write(d *delta) error {
 	if b.file == nil {
-		file, err := os.OpenFile(b.path, os.O_RDWR|os.O_CREATE, 0o600)
+		file, err := fault.OpenFile(b.path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			return fmt.Errorf("write base: %w", err)
 		}
@@ -196,7 +196,7 @@ func installNext(f files) error {
 	if err := fault.At("base.rename"); err != nil {
 		return fmt.Errorf("replace base: %w", err)
 	}
-	if err := os.Rename(f.next(), f.base()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := fault.Rename(f.next(), f.base()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replace base: %w", err)
 	}
 	return syncDir(f.base())

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/syncer"
 )
@@ -195,12 +196,12 @@ func (r *Replica) backUpBase() (err error) {
 	if err != nil {
 		return err
 	}
-	from, err := os.Open(r.files.base())
+	from, err := fault.Open(r.files.base())
 	if err != nil {
 		return fmt.Errorf("back up base: %w", err)
 	}
 	defer from.Close()
-	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	to, err := fault.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("back up base: %w", err)
 	}

@@ -36,7 +36,7 @@ import (
 // have given to this one, from being taken for its own.
 type delta struct {
 	path     string
-	file     *os.File
+	file     *fault.File
 	id       [16]byte
 	whole    bool          // base is to be forgotten: all pages are here
 	reset    bool          // the remote was found to be another database than before
@@ -74,7 +74,7 @@ func createDelta(path string, d delta) (*delta, error) {
 	if err := fault.At("delta.create"); err != nil {
 		return nil, fmt.Errorf("create delta: %w", err)
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := fault.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("create delta: %w", err)
 	}
@@ -104,7 +104,7 @@ func createDelta(path string, d delta) (*delta, error) {
 // openDelta reads the file that an earlier process, or call, left behind. Nil
 // without error: there is none, or none that can be used.
 func openDelta(path string) (*delta, error) {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	file, err := fault.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/tursosync/tursosync/internal/fault"
 )
 
 // files names the files of a replica, all beside live and called after it.
@@ -29,7 +31,7 @@ func (f files) backup(now time.Time) (string, error) {
 		if n > 1 {
 			name = fmt.Sprintf("%s-%d", stem, n)
 		}
-		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+		if _, err := fault.Lstat(name); errors.Is(err, fs.ErrNotExist) {
 			return name, nil
 		} else if err != nil {
 			return "", fmt.Errorf("name a backup: %w", err)
@@ -74,7 +76,7 @@ type fingerprint struct {
 // fingerprintOf stats a file, without opening it: opening and closing live would
 // drop SQLite's locks (https://sqlite.org/howtocorrupt.html §2.2).
 func fingerprintOf(path string) (fingerprint, error) {
-	info, err := os.Stat(path)
+	info, err := fault.Stat(path)
 	if err != nil {
 		return fingerprint{}, err
 	}
@@ -83,7 +85,7 @@ func fingerprintOf(path string) (fingerprint, error) {
 
 // sizeOf returns the size of a file, 0 if there is none.
 func sizeOf(path string) (int64, error) {
-	info, err := os.Stat(path)
+	info, err := fault.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -97,7 +99,7 @@ func sizeOf(path string) (int64, error) {
 func remove(paths ...string) error {
 	var errs []error
 	for _, path := range paths {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := fault.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
@@ -111,7 +113,7 @@ func removeDatabase(path string) error {
 
 // syncDir makes creations, renames and deletions in path's directory durable.
 func syncDir(path string) error {
-	d, err := os.Open(filepath.Dir(path))
+	d, err := fault.Open(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("sync directory: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 )
 
@@ -39,7 +40,10 @@ const hintFormat = 1
 // lockFile takes the lock without waiting: ErrLocked if it is taken.
 func lockFile(path string) (*fileLock, error) {
 	l := &fileLock{path: path, flock: flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))}
-	ok, err := l.flock.TryLock()
+	ok, err := false, fault.FileOp("lock", path)
+	if err == nil {
+		ok, err = l.flock.TryLock()
+	}
 	if err != nil {
 		if forbidden(err) {
 			return nil, &FileError{Path: path, Err: ErrReadOnly, Why: err}
@@ -56,11 +60,11 @@ func lockFile(path string) (*fileLock, error) {
 // that cannot be read is none.
 func (l *fileLock) take() (hint, bool) {
 	var h hint
-	text, err := os.ReadFile(l.path)
+	text, err := fault.ReadFile(l.path)
 	if err != nil || len(text) == 0 {
 		return hint{}, false
 	}
-	if err := os.Truncate(l.path, 0); err != nil {
+	if err := fault.Truncate(l.path, 0); err != nil {
 		return hint{}, false
 	}
 	if err := json.Unmarshal(text, &h); err != nil || h.Format != hintFormat {
@@ -76,7 +80,7 @@ func (l *fileLock) leave(h hint) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(l.path, text, 0o600)
+	return fault.WriteFile(l.path, text, 0o600)
 }
 
 // unlock releases the lock. The file stays: removing it would let two processes
@@ -122,7 +126,7 @@ func (l *fileLock) leaveHint(f files, dirty *page.Set, now time.Time) error {
 	// File times advance in ticks of milliseconds. A time of our own choice
 	// between two ticks is never met by a later write, however soon it follows.
 	stamp := now.Truncate(time.Millisecond).Add(-time.Duration(1+now.Nanosecond()%999_983) * time.Nanosecond)
-	if err := os.Chtimes(f.live, time.Time{}, stamp); err != nil {
+	if err := fault.Chtimes(f.live, time.Time{}, stamp); err != nil {
 		return err
 	}
 	var h hint

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,6 +16,7 @@ import (
 	sqlite3 "github.com/mattn/go-sqlite3"
 
 	"github.com/tursosync/tursosync/cdc"
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/internal/shim"
 )
@@ -39,7 +39,7 @@ func Open(ctx context.Context, cfg Config) (_ *Replica, err error) {
 		return nil, err
 	}
 	r := &Replica{cfg: cfg.withDefaults(), files: files{path}}
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+	if info, err := fault.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, &FileError{Path: path, Err: ErrNotDatabase, Why: errors.New("not a regular file")}
 	}
 	if r.lock, err = lockFile(r.files.lock()); err != nil {

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/syncer"
 )
@@ -131,7 +131,7 @@ func (r *Replica) baseUsable() (bool, error) {
 	if st.basePages == 0 {
 		return true, nil
 	}
-	info, err := os.Stat(r.files.base())
+	info, err := fault.Stat(r.files.base())
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/tursosync/tursosync/cdc"
 	"github.com/tursosync/tursosync/internal/fault"
@@ -61,13 +60,13 @@ func (r *Replica) rebuildIfNeeded(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.Link(r.files.live, backup); err != nil {
+	if err := fault.Link(r.files.live, backup); err != nil {
 		return fmt.Errorf("back up: %w", err)
 	}
 	if err := fault.At("rebuild.rename"); err != nil {
 		return err
 	}
-	if err := os.Rename(r.files.rebuilt(), r.files.live); err != nil {
+	if err := fault.Rename(r.files.rebuilt(), r.files.live); err != nil {
 		return fmt.Errorf("replace by rebuilt file: %w", err)
 	}
 	open = false

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 )
 
@@ -120,7 +120,7 @@ func (r *Replica) baseIs(st state) (bool, error) {
 		return false, err
 	}
 	defer b.close()
-	info, err := os.Stat(r.files.base())
+	info, err := fault.Stat(r.files.base())
 	if st.basePages > 0 {
 		if err != nil {
 			return false, err

@@ -29,7 +29,7 @@ import (
 type stage struct {
 	path      string
 	scratch   bool
-	main, wal *os.File
+	main, wal *fault.File
 	mainPages uint32
 	given     map[page.No]uint32 // frames of delta
 	start     wal.Position       // behind them
@@ -67,7 +67,7 @@ func (r *Replica) openStage(path string, pageCount uint32, d *delta) (_ *stage, 
 	if err := s.checkGiven(); err != nil {
 		return nil, err
 	}
-	if s.main, err = os.Open(s.path); err != nil {
+	if s.main, err = fault.Open(s.path); err != nil {
 		return nil, err
 	}
 	if s.scratch {
@@ -116,7 +116,7 @@ func (s *stage) give(d *delta) error {
 		return nil
 	}
 	first[offWrite], first[offRead] = 2, 2
-	file, err := os.OpenFile(s.path+"-wal", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := fault.OpenFile(s.path+"-wal", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -441,7 +441,7 @@ func (s *stage) done() error {
 		return fmt.Errorf("commit stage: %w", err)
 	}
 	if s.wal == nil {
-		file, err := os.Open(s.path + "-wal")
+		file, err := fault.Open(s.path + "-wal")
 		if err != nil {
 			return fmt.Errorf("read stage: %w", err)
 		}
@@ -511,7 +511,7 @@ func (s *stage) close() error {
 		s.conn.rollback()
 		errs = append(errs, s.conn.Close())
 	}
-	for _, f := range []*os.File{s.main, s.wal} {
+	for _, f := range []*fault.File{s.main, s.wal} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
