@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,7 +17,18 @@ import (
 type jwts struct {
 	keyFile string
 	cfg     auth.Config
-	jwks    auth.JWKS
+	// Of each key set, in the same order; no issuers and no audiences: any.
+	urls, issuers, audiences words
+}
+
+// words is a setting that may be given several times, or several words at once.
+type words []string
+
+func (w *words) String() string { return strings.Join(*w, " ") }
+
+func (w *words) Set(v string) error {
+	*w = append(*w, strings.Fields(v)...)
+	return nil
 }
 
 func jwtSettings(s *settings) *jwts {
@@ -24,9 +36,9 @@ func jwtSettings(s *settings) *jwts {
 	s.StringVar(&j.keyFile, "jwt-key-file", "", "`file` with the public keys of JWTs (PEM, or URL-safe base64 of an Ed25519 key); read again when it changes")
 	s.StringVar(&j.cfg.Issuer, "jwt-issuer", "", "what their iss must be")
 	s.StringVar(&j.cfg.Audience, "jwt-audience", "", "what their aud must hold")
-	s.StringVar(&j.jwks.URL, "jwks-url", "", "`URL` of the key set of an identity provider (https)")
-	s.StringVar(&j.jwks.Issuer, "jwks-issuer", "", "what iss must be in its tokens")
-	s.StringVar(&j.jwks.Audience, "jwks-audience", "", "what aud must hold in its tokens")
+	s.Var(&j.urls, "jwks-url", "`URL` of the key set of an identity provider (https); may be repeated")
+	s.Var(&j.issuers, "jwks-issuer", "`iss` that tokens of the key set must have; one for each -jwks-url, in the same order")
+	s.Var(&j.audiences, "jwks-audience", "`aud` that tokens of the key set must hold; one for each -jwks-url, in the same order")
 	return j
 }
 
@@ -35,10 +47,15 @@ func (j *jwts) gate(log *slog.Logger) (*jwtGate, error) {
 	if j.keyFile == "" && (j.cfg.Issuer != "" || j.cfg.Audience != "") {
 		return nil, usagef("serve: -jwt-issuer and -jwt-audience need -jwt-key-file")
 	}
-	if j.jwks.URL == "" && (j.jwks.Issuer != "" || j.jwks.Audience != "") {
+	if len(j.urls) == 0 && len(j.issuers)+len(j.audiences) > 0 {
 		return nil, usagef("serve: -jwks-issuer and -jwks-audience need -jwks-url")
 	}
-	if j.keyFile == "" && j.jwks.URL == "" {
+	for name, of := range map[string]words{"jwks-issuer": j.issuers, "jwks-audience": j.audiences} {
+		if len(of) != 0 && len(of) != len(j.urls) {
+			return nil, usagef("serve: -%s is given %d times and -jwks-url %d times; each key set needs one", name, len(of), len(j.urls))
+		}
+	}
+	if j.keyFile == "" && len(j.urls) == 0 {
 		return nil, nil
 	}
 	g := &jwtGate{file: j.keyFile, log: log}
@@ -49,8 +66,15 @@ func (j *jwts) gate(log *slog.Logger) (*jwtGate, error) {
 		}
 		j.cfg.Keys, g.stamp = [][]byte{b}, stamp
 	}
-	if j.jwks.URL != "" {
-		j.cfg.JWKS = []auth.JWKS{j.jwks}
+	for i, url := range j.urls {
+		set := auth.JWKS{URL: url}
+		if len(j.issuers) > 0 {
+			set.Issuer = j.issuers[i]
+		}
+		if len(j.audiences) > 0 {
+			set.Audience = j.audiences[i]
+		}
+		j.cfg.JWKS = append(j.cfg.JWKS, set)
 	}
 	j.cfg.Logger = log
 	var err error

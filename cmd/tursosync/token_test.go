@@ -1,7 +1,12 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,10 +154,42 @@ func TestTokenCommands(t *testing.T) {
 		{[]string{"serve", "-data", dir, "-no-auth", "-jwt-key-file", private}, 1, "private key"},
 		{[]string{"serve", "-data", dir, "-jwks-issuer", "x"}, 2, "need -jwks-url"},
 		{[]string{"serve", "-data", dir, "-jwks-url", "http://example.com/"}, 1, "not https"},
+		{[]string{"serve", "-data", dir, "-jwks-url", "https://a.test/ https://b.test/", "-jwks-issuer", "a"}, 2, "each key set needs one"},
 		{[]string{"serve", "-data", dir, "-jwt-key-file", dir + "/none"}, 1, "no such file"},
 	} {
 		if _, errs, status := run(nil, c.args...); status != c.status || !strings.Contains(errs, c.holds) {
 			t.Errorf("tursosync %v = %d %s, want %d with %q", c.args, status, errs, c.status, c.holds)
+		}
+	}
+}
+
+// TestKeySets: two identity providers, each of which may sign in its own name only.
+func TestKeySets(t *testing.T) {
+	dir := t.TempDir()
+	type provider struct{ url, private string }
+	made := map[string]provider{}
+	for _, name := range []string{"here", "there"} {
+		private := filepath.Join(dir, name)
+		public, err := auth.ParseKeys([]byte(mustRun(t, "token", "key", private)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := fmt.Sprintf(`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"1","alg":"EdDSA","use":"sig","x":%q}]}`,
+			base64.RawURLEncoding.EncodeToString(public[0].(ed25519.PublicKey)))
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(set)) }))
+		t.Cleanup(srv.Close)
+		made[name] = provider{srv.URL, private}
+	}
+	url, _, _ := startServe(t, map[string]string{"TURSOSYNC_JWKS_ISSUER": "here there"}, "-data", filepath.Join(dir, "data"), "-admin-token", "root",
+		"-jwks-url", made["here"].url, "-jwks-url", made["there"].url)
+	mustRun(t, "db", "create", "shop", "-url", url, "-admin-token", "root")
+	for signer, p := range made {
+		for issuer := range made {
+			token := strings.TrimSpace(mustRun(t, "token", "create", "-key-file", p.private, "-key-id", "1", "-issuer", issuer, "-db", "shop"))
+			_, r := replica(t, url+"/db/shop", token)
+			if err := r.Pull(t.Context()); (err == nil) != (signer == issuer) {
+				t.Errorf("pull with a token of %s signed by %s: %v", issuer, signer, err)
+			}
 		}
 	}
 }
