@@ -2,10 +2,13 @@
 ** fault.c: make an open file fail, for tests of what happens then.
 **
 ** One fault at a time: the methods of one sqlite3_file are replaced by a copy in
-** which one operation fails from its n-th call on. Whoever uses the file, SQLite
-** or this package, meets the fault. No production code calls this.
+** which one operation fails from its n-th call on, or ends the process there, as
+** SIGKILL would: nothing is cleaned up, and what was written stays. Whoever uses
+** the file, SQLite or this package, meets the fault. No production code calls this.
 */
 #include "shim.h"
+
+#include <stdlib.h>
 
 static const sqlite3_io_methods *real; /* of the file at fault; NULL: no fault is set */
 static sqlite3_io_methods faulty;
@@ -38,6 +41,24 @@ static int fail_shm_map(sqlite3_file *f, int region, int size, int extend, void 
   return SQLITE_IOERR | (19 << 8);
 }
 
+/* die_write ends the process half-way through a write. */
+static int die_write(sqlite3_file *f, const void *b, int n, sqlite3_int64 off) {
+  if (!due()) return real->xWrite(f, b, n, off);
+  real->xWrite(f, b, n / 2, off);
+  _Exit(TS_DIED);
+}
+
+static int die_sync(sqlite3_file *f, int flags) {
+  if (due()) _Exit(TS_DIED);
+  return real->xSync(f, flags);
+}
+
+/* die_barrier: the first barrier of a writer is between the two copies of the header. */
+static void die_barrier(sqlite3_file *f) {
+  if (due()) _Exit(TS_DIED);
+  real->xShmBarrier(f);
+}
+
 int ts_fault_set(sqlite3 *db, int which, int op, int after) {
   sqlite3_file *f;
   int rc;
@@ -51,6 +72,9 @@ int ts_fault_set(sqlite3 *db, int which, int op, int after) {
     case 2: faulty.xSync = fail_sync; break;
     case 3: faulty.xRead = fail_read; break;
     case 4: faulty.xShmMap = fail_shm_map; break;
+    case 5: faulty.xWrite = die_write; break;
+    case 6: faulty.xSync = die_sync; break;
+    case 7: faulty.xShmBarrier = die_barrier; break;
     default: return SQLITE_MISUSE;
   }
   left = after;

@@ -17,7 +17,13 @@ const (
 	FailSync                // I/O error
 	FailRead                // I/O error
 	FailShmMap              // I/O error; of Main: the wal-index belongs to it
+	DieWrite                // the process ends with half written
+	DieSync                 // the process ends before the sync
+	DieBarrier              // the process ends at a memory barrier of the wal-index, which is Main's
 )
+
+// Died is the exit code of a process that a fault has ended. No Go code ran after it.
+const Died = C.TS_DIED
 
 // SetFault makes an operation on a file of the connection fail from the call
 // after the next n ones on. It is for tests: one fault at a time in the process,

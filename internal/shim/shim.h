@@ -304,6 +304,7 @@ void ts_plan_free(ts_plan *p);
 int ts_batch(sqlite3 *db, const ts_entry *e, int n, const uint8_t *records, int *done);
 
 /* fault.c */
+#define TS_DIED 137 /* exit code of a process that a fault has ended; a shell's for SIGKILL */
 int ts_fault_set(sqlite3 *db, int which, int op, int after);
 void ts_fault_clear(void);
 
