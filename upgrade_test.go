@@ -1,6 +1,9 @@
 package tursosync_test
 
 import (
+	"context"
+	"database/sql"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -83,4 +86,80 @@ func TestPullKeepsOutOfTransactions(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestReaderGivesWay: a transaction that has read and wants to write does not wait
+// long for its turn. A checkpoint of another program, here sqlite3's RESTART, keeps
+// writers out until no reader is left, and so keeps the writer waiting whose turn
+// it is; if the reader waited for that one, all three waited for each other until
+// somebody's busy timeout ended.
+func TestReaderGivesWay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "app.db")
+	db := openCrash(t, path+"?_busy_timeout=20000")
+	if _, err := db.Exec(`CREATE TABLE t(v); INSERT INTO t VALUES (1)`); err != nil {
+		t.Fatal(err)
+	}
+	other, err := sql.Open("sqlite3", "file:"+path+"?_busy_timeout=20000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	reader, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Rollback()
+	var n int
+	if err := reader.QueryRow(`SELECT count(*) FROM t`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	done := make(chan error, 2)
+	go func() {
+		var busy, log, moved int
+		err := other.QueryRow(`PRAGMA wal_checkpoint(RESTART)`).Scan(&busy, &log, &moved)
+		if err == nil && busy != 0 {
+			err = errors.New("the checkpoint gave up")
+		}
+		done <- err
+	}()
+	// It has the write lock when nobody else gets it.
+	probe, err := sql.Open("sqlite3", "file:"+path+"?_busy_timeout=0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	for {
+		if _, err := probe.Exec(`BEGIN IMMEDIATE; ROLLBACK`); isBusy(err) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	go func() {
+		_, err := db.Exec(`INSERT INTO t VALUES (2)`)
+		done <- err
+	}()
+	// The writer has its turn when it is asked for in vain.
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		_, err := db.ExecContext(ctx, `CREATE TABLE t(v)`)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			break
+		}
+	}
+	if _, err := reader.Exec(`INSERT INTO t VALUES (3)`); !isBusy(err) {
+		t.Errorf("write after a read: %v, want SQLITE_BUSY", err)
+	}
+	if err := reader.Rollback(); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("they waited for each other for %v", d)
+	}
 }

@@ -626,6 +626,10 @@ func (s *Session) hookDisplaced(h shim.Hooks) error {
 
 // acquire takes the gate, waiting as long as the context and the connection's
 // busy timeout allow.
+//
+// Whoever holds a snapshot waits for Patience at most, where SQLite would not wait at
+// all: a checkpoint of another program may hold the write lock until the snapshot is
+// gone, and keep the holder of the gate waiting.
 func (s *Session) acquire(ctx context.Context) error {
 	if s.gated {
 		return nil
@@ -643,7 +647,11 @@ func (s *Session) acquire(ctx context.Context) error {
 	if row != nil {
 		timeout, _ = row[0].(int64)
 	}
-	bound, cancel := context.WithTimeout(ctx, time.Duration(timeout)*time.Millisecond)
+	patience := time.Duration(timeout) * time.Millisecond
+	if s.db.HoldsSnapshot() {
+		patience = min(patience, Patience)
+	}
+	bound, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if s.log.gate.acquire(bound) != nil {
 		// As everywhere in database/sql: the context's error, whatever its cause.

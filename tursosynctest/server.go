@@ -11,13 +11,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tursosync/tursosync/internal/wire"
 	"github.com/tursosync/tursosync/server"
@@ -103,7 +106,7 @@ func (s *Server) Start() {
 	if err != nil {
 		s.t.Fatalf("tursosynctest: %v", err)
 	}
-	l, err := net.Listen("tcp", s.addr)
+	l, err := listen(s.addr)
 	if err != nil {
 		_ = back.Close()
 		s.t.Fatalf("tursosynctest: %v", err)
@@ -118,6 +121,17 @@ func (s *Server) Start() {
 		_ = front.Serve(l)
 		close(served)
 	}(s.front, s.served)
+}
+
+// listen takes the address. The port of a server that was stopped may be in use for
+// a moment as the near end of somebody's connection.
+func listen(addr string) (net.Listener, error) {
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		l, err := net.Listen("tcp", addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(until) {
+			return l, err
+		}
+	}
 }
 
 // Stop ends the server at once: connections are cut, new ones are refused. The

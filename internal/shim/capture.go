@@ -344,6 +344,12 @@ func (c *Capture) Changes() (changes, total, rowid int64) {
 // InTx tells whether a transaction is open on the connection.
 func (db DB) InTx() bool { return C.sqlite3_get_autocommit(db.c()) == 0 }
 
+// HoldsSnapshot tells whether the connection reads its main database, in a transaction
+// or by a statement that is not at its end.
+func (db DB) HoldsSnapshot() bool { return C.sqlite3_txn_state(db.c(), mainName) == C.SQLITE_TXN_READ }
+
+var mainName = C.CString("main")
+
 // SameFile returns the name of an attached database that is main's own file.
 func (db DB) SameFile() (name string, found bool) {
 	var buf [256]C.char
