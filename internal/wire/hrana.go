@@ -39,7 +39,7 @@ type StreamRequest struct {
 type Stmt struct {
 	SQL       *string    `json:"sql"`
 	SQLID     *int32     `json:"sql_id"`
-	Args      []Value    `json:"args"`
+	Args      Values     `json:"args"`
 	NamedArgs []NamedArg `json:"named_args"`
 	WantRows  *bool      `json:"want_rows"` // nil: true
 }
