@@ -33,6 +33,10 @@ var (
 	ErrBadAnswer = syncer.ErrBadAnswer
 	// ErrUnauthorized: the remote does not take the token, or not for this.
 	ErrUnauthorized = syncer.ErrUnauthorized
+	// ErrNotPermitted: the remote takes the token, but it does not permit what was
+	// pushed; the error says which table and which permission. It is an
+	// ErrUnauthorized, too.
+	ErrNotPermitted = syncer.ErrNotPermitted
 	// ErrUnsupportedRemote: the remote is a database that cannot be synced by
 	// pages (MVCC, encrypted, another page size or text encoding).
 	ErrUnsupportedRemote = replica.ErrUnsupportedRemote

@@ -81,4 +81,8 @@ type Mutation struct {
 	// Change is the id of the change that the mutation stems from; of the first
 	// one, if it holds the rows of several.
 	Change ID
+	// Suspends and Resumes name the trigger that the mutation drops, and creates
+	// again, so that it does not fire for the rows in between: its effects are among
+	// them. A remote that can silence triggers need not be sent these mutations.
+	Suspends, Resumes string
 }

@@ -371,7 +371,7 @@ func (p *planner) suspendTriggers(r *rowChange) {
 		if !ok || !local.equal(e.def) || slices.ContainsFunc(p.suspended, func(o SchemaObject) bool { return o == e.SchemaObject }) {
 			continue
 		}
-		p.out = append(p.out, Mutation{SQL: "DROP TRIGGER IF EXISTS " + quote(name), Change: r.ID})
+		p.out = append(p.out, Mutation{SQL: "DROP TRIGGER IF EXISTS " + quote(name), Change: r.ID, Suspends: name})
 		p.suspended = append(p.suspended, e.SchemaObject)
 	}
 }
@@ -383,7 +383,7 @@ func (p *planner) resumeTriggers() {
 		if len(p.out) > 0 {
 			id = p.out[len(p.out)-1].Change
 		}
-		p.out = append(p.out, Mutation{SQL: o.SQL, Change: id})
+		p.out = append(p.out, Mutation{SQL: o.SQL, Change: id, Resumes: o.Name})
 	}
 	p.suspended = nil
 }

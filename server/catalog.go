@@ -36,6 +36,9 @@ type catalog struct {
 
 // prepare compiles the first statement of sql; strangers' SQL goes through it.
 func (c *conn) prepare(sql string) (*shim.Stmt, string, error) {
+	if err := c.settle(); err != nil {
+		return nil, "", err
+	}
 	if c.catalog != nil {
 		if err := c.look(); err != nil {
 			return nil, "", err
@@ -43,7 +46,7 @@ func (c *conn) prepare(sql string) (*shim.Stmt, string, error) {
 		c.catalog.replaces, c.catalog.creates = saysReplace(sql), ""
 	}
 	c.denied = false
-	s, tail, err := c.db.Prepare(sql)
+	s, tail, err := c.compile(sql)
 	if e := (*shim.StmtError)(nil); c.denied && errors.As(err, &e) && e.Code == int(sqlite3.ErrError) {
 		e.Code = int(sqlite3.ErrAuth) // SQLite says so of all refusals but those of functions
 	}

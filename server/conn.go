@@ -21,7 +21,9 @@ type conn struct {
 	denied  bool     // the authorizer refused something of the statement
 	own     bool     // what is compiled is not a stranger's
 	// permission is that of the stranger whose SQL runs; nil: nobody's does.
-	permission Permission
+	permission   Permission
+	silence      *silence // nil: all triggers fire
+	fireTriggers bool     // Config.FireTriggers
 }
 
 // busyTimeout is how long a statement waits for another writer, in milliseconds.
@@ -40,7 +42,7 @@ func openConn(cfg Config) (*conn, error) {
 		_ = opened.Close()
 		return nil, fmt.Errorf("open: connection is a %T", opened)
 	}
-	out := &conn{c: c}
+	out := &conn{c: c, fireTriggers: cfg.FireTriggers}
 	sync := "FULL"
 	if cfg.NoSync {
 		sync = "OFF"
@@ -131,6 +133,9 @@ func (c *conn) restrict(permission Permission) error {
 // unrestrict makes room for another permission; until then there is none.
 func (c *conn) unrestrict() error {
 	c.permission = NoAccess
+	if err := c.wake(); err != nil {
+		return err
+	}
 	return c.exec("PRAGMA query_only=0")
 }
 
@@ -144,6 +149,9 @@ func (c *conn) exec(sql string) error {
 
 // allows is the authorizer of strangers' SQL.
 func (c *conn) allows(action int, arg1, arg2, schema string) bool {
+	if c.silence != nil && !replayable(action, arg2) {
+		return false
+	}
 	switch action {
 	case sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH:
 		return false

@@ -83,6 +83,11 @@ type Config struct {
 	// burst of ten seconds.
 	TokenRate  float64
 	TokenBurst int
+	// FireTriggers has triggers fire for the rows of a sync client's push as well,
+	// if its token may not drop them: it cannot ask for their silence (see the
+	// package comment). This module's replicas then cannot push rows to tables with
+	// triggers that they have too, since the effects would be there twice.
+	FireTriggers bool
 	// CheckpointBytes is the size at which the WAL is moved into the file; 0 means
 	// DefaultCheckpointBytes.
 	CheckpointBytes int64

@@ -146,6 +146,9 @@ func (x *session) prepare(sql *string, id *int32) (*shim.Stmt, *wire.Error) {
 		return nil, fault
 	}
 	x.stream.dirty = x.stream.dirty || settles(text)
+	if err := x.conn.settle(); err != nil {
+		return nil, sqlFault(err)
+	}
 	s, tail, err := x.conn.prepare(text)
 	if err != nil {
 		return nil, sqlFault(err)
@@ -203,6 +206,9 @@ func (x *session) step(st *wire.Stmt, begin func([]wire.Col) error, take func([]
 			x.stats.statementErrors.Add(1)
 		}
 	}()
+	if text, fault := x.text(st.SQL, st.SQLID); fault == nil && text == wire.ReplaySQL {
+		return x.replay(st, begin, take)
+	}
 	s, fault := x.prepare(st.SQL, st.SQLID)
 	if fault != nil {
 		return nil, fault, nil

@@ -108,6 +108,11 @@ func (p *streams) take(baton string) *stream {
 // park lets a stream wait for its next request and returns its baton; nil when the
 // stream has ended instead. With a baton given, that is the one.
 func (s *Server) park(st *stream, baton string) *string {
+	if err := st.conn.wake(); err != nil {
+		s.cfg.Logger.Error("park stream", "error", err)
+		st.close()
+		return nil
+	}
 	info := st.conn.db.Info()
 	st.rowID = info.LastInsertRowID
 	if info.Autocommit {

@@ -29,6 +29,9 @@ var (
 	ErrUnsupportedRemote = errors.New("remote database is of an unsupported kind")
 	// ErrUnauthorized is a remote that does not take the token, or not for this.
 	ErrUnauthorized = errors.New("remote does not take the token")
+	// ErrNotPermitted is a remote that takes the token, which does not permit what
+	// was asked for: a read-only one, or one for some tables.
+	ErrNotPermitted = errors.New("the token does not permit this")
 )
 
 // ErrNoSnapshot is what Remote.Fetch returns for a PullRequest.Snapshot that the
@@ -45,6 +48,10 @@ const (
 	Retry Kind = iota
 	// Unauthorized is a token that the remote does not take: tried again, slowly.
 	Unauthorized
+	// NotPermitted is a token that the remote takes, but not for this. A transaction
+	// with a change that is not permitted counts as refused; when nothing may be
+	// pushed at all, the replica halts.
+	NotPermitted
 	// Moved is a watermark on the remote that is not the expected one: nothing
 	// was executed, the replica has to reconcile.
 	Moved

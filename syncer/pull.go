@@ -86,7 +86,7 @@ func (l *Loop) longAgo() bool {
 func (l *Loop) verify(ctx context.Context, remote Remote, clientID string) (cdc.ID, bool, error) {
 	id, found, err := remote.Watermark(ctx, clientID)
 	if err != nil {
-		if k := l.cfg.Judge(err).Kind; k == Unauthorized || k == Disagreement {
+		if k := l.cfg.Judge(err).Kind; k == Unauthorized || k == NotPermitted || k == Disagreement {
 			l.cfg.Logger.Info("read watermark before a pull", keyError, err)
 			return math.MaxInt64, true, nil
 		}

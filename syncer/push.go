@@ -78,6 +78,14 @@ func (l *Loop) pushFailed(err error) error {
 	}
 	v := l.cfg.Judge(err)
 	err = fmt.Errorf("push: %w", err)
+	if v.Kind == NotPermitted {
+		// No transaction is to blame, and asking again does not change the token.
+		l.halt = &Halt{Reason: v.Reason, Err: err}
+		l.push.err, l.push.failures = nil, 0
+		l.cfg.Logger.Error("push halted", keyReason, l.halt.Reason)
+		l.refresh()
+		return &HaltedError{*l.halt}
+	}
 	delay := l.cfg.Backoff.Delay(l.push.failures+1, v, l.cfg.Rand())
 	l.push.failed(time.Now(), err, v, delay)
 	l.cfg.Logger.Warn("push", keyError, err, keyRetryIn, delay)
@@ -204,6 +212,10 @@ func (l *Loop) send(ctx context.Context, pending Pending, txns []Txn) error {
 		return nil
 	case Refused, TooLarge, Disagreement:
 		return l.isolate(ctx, txns, err, v)
+	case NotPermitted:
+		if v.Change != 0 {
+			return l.isolate(ctx, txns, err, v)
+		}
 	}
 	return err
 }
@@ -264,12 +276,12 @@ func (l *Loop) isolate(ctx context.Context, txns []Txn, err error, v Verdict) er
 	if l.again.txn != txn.ID() {
 		l.again = attempt{txn: txn.ID()}
 	}
-	if l.again.form < lastForm && v.Kind != TooLarge && l.rewrites[txn.ID()] == nil {
+	if l.again.form < lastForm && v.Kind != TooLarge && v.Kind != NotPermitted && l.rewrites[txn.ID()] == nil {
 		l.again.form++
 		return nil
 	}
 	l.again = attempt{}
-	if v.Kind == Refused && l.cfg.Policy == Quarantine {
+	if (v.Kind == Refused || v.Kind == NotPermitted) && l.cfg.Policy == Quarantine {
 		return l.reject(ctx, txn, v.Reason)
 	}
 	return &HaltedError{Halt{

@@ -37,8 +37,10 @@ const (
 	// Retry: the same request may succeed later. Network, timeouts, rate limits,
 	// server errors, busy databases, answers of somebody who is not the remote.
 	Retry Kind = iota
-	// Auth: the remote does not take the token, or not for this.
+	// Auth: the remote does not take the token, or takes no requests with it now.
 	Auth
+	// Denied: the remote takes the token, but it does not permit the statement.
+	Denied
 	// Moved: the fence of a push failed; see [ErrWatermarkMoved].
 	Moved
 	// Refused: a mutation broke a constraint on the remote, or cannot be had there
@@ -54,7 +56,7 @@ const (
 )
 
 func (k Kind) String() string {
-	return [...]string{"retry", "auth", "moved", "refused", "too large", "disagreement", "unsupported"}[k]
+	return [...]string{"retry", "auth", "denied", "moved", "refused", "too large", "disagreement", "unsupported"}[k]
 }
 
 // Error is every error of a request to the remote except those of its caller's
@@ -113,7 +115,9 @@ func (e *Error) Is(target error) bool {
 	case ErrWatermarkMoved:
 		return e.Kind == Moved
 	case syncer.ErrUnauthorized:
-		return e.Kind == Auth
+		return e.Kind == Auth || e.Kind == Denied
+	case syncer.ErrNotPermitted:
+		return e.Kind == Denied
 	case syncer.ErrUnsupportedRemote:
 		return e.Kind == Unsupported
 	case syncer.ErrBadAnswer:
@@ -132,7 +136,9 @@ var codes = []struct {
 	kind   Kind
 }{
 	{"SQLITE_CONSTRAINT", Refused}, {"SQLITE_MISMATCH", Refused}, {"SQLITE_TOOBIG", Refused},
-	{"SQLITE_AUTH", Auth}, {"SQLITE_PERM", Auth}, {"SQLITE_READONLY", Auth}, {"BLOCKED", Auth}, {"AUTH_", Auth},
+	{"SQLITE_AUTH", Denied}, {"SQLITE_PERM", Denied}, {"SQLITE_READONLY", Denied},
+	// BLOCKED is what Turso Cloud says when a plan is used up, which passes.
+	{"BLOCKED", Auth}, {"AUTH_", Auth},
 	{"SQLITE_BUSY", Retry}, {"SQLITE_LOCKED", Retry}, {"SQLITE_IOERR", Retry}, {"SQLITE_FULL", Retry},
 	{"SQLITE_NOMEM", Retry}, {"SQLITE_INTERRUPT", Retry}, {"SQLITE_PROTOCOL", Retry}, {"TRANSACTION_", Retry},
 	{"STREAM_", Retry}, {"PROXY_ERROR", Retry}, {"RESPONSE_TOO_LARGE", Retry},
@@ -148,8 +154,8 @@ var words = []struct {
 	{Disagreement, []string{"no such ", "has no column named", "duplicate column name", "already exists",
 		"already another table", "syntax error", "not supported", "values were supplied", "values for"}},
 	{Refused, []string{"constraint", "datatype mismatch", "too big", "cannot store"}},
-	{Auth, []string{"operation was blocked", "not authorized", "authorization forbidden", "access permission denied",
-		"readonly database"}},
+	{Auth, []string{"operation was blocked"}},
+	{Denied, []string{"not authorized", "authorization forbidden", "access permission denied", "readonly database"}},
 	{Retry, []string{"database is locked", "table is locked", "schema is locked", "database is busy", "within a transaction",
 		"interrupted", "disk i/o error", "disk is full", "out of memory", "schema has changed", "write-write conflict"}},
 }

@@ -20,6 +20,8 @@ func Judge(err error) syncer.Verdict {
 	switch e.Kind {
 	case Auth:
 		v.Kind = syncer.Unauthorized
+	case Denied:
+		v.Kind = syncer.NotPermitted
 	case Moved:
 		v.Kind = syncer.Moved
 	case Refused:

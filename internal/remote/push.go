@@ -20,7 +20,7 @@ import (
 //	create the watermark's table if it is missing
 //	fence: fail unless the watermark is the expected one
 //	probes …
-//	mutations …
+//	mutations …       (see replay.go for those that drop and create triggers)
 //	set the watermark
 //	COMMIT
 //	ROLLBACK            if the BEGIN was ours and a transaction is still open
@@ -73,74 +73,109 @@ func (r *Remote) Push(ctx context.Context, batch syncer.Batch) (syncer.PushResul
 // pushBody encodes a batch, or says which mutation cannot be encoded.
 func pushBody(batch syncer.Batch) ([]byte, error) {
 	b := append(make([]byte, 0, 4096+256*len(batch.Mutations)), batchHead...)
-	step := 0
-	add := func(sql string, args []any, rows bool) error {
-		if step > 0 {
+	var c chain
+	add := func(role role, sql string, args []any, rows bool) (err error) {
+		if c.steps > 0 {
 			b = append(b, ',')
 		}
-		grown, err := wire.AppendStep(b, step-1, sql, args, rows)
-		if err != nil {
-			return err
+		grown := b
+		if cond := c.next(role); cond != nil {
+			grown, err = wire.AppendStepIf(b, *cond, sql, args...)
+		} else {
+			grown, err = wire.AppendStep(b, c.steps-2, sql, args, rows)
 		}
-		b, step = grown, step+1
-		return nil
+		if err == nil {
+			b = grown
+		}
+		return err
 	}
-	var expect any
-	if batch.ExpectFound {
-		expect = int64(batch.Expect)
+	impossible := func(err error) *Error {
+		return &Error{Op: "push", Kind: Disagreement, Outcome: NeverSent, Mutation: -1, Err: err}
 	}
 	if err := errors.Join(
-		add(sqlBegin, nil, false),
-		add(sqlCreateTable, nil, false),
-		add(sqlFence, []any{batch.ClientID, expect}, false),
+		add(plain, sqlBegin, nil, false),
+		add(plain, sqlCreateTable, nil, false),
+		add(plain, sqlFence, []any{batch.ClientID, expected(batch)}, false),
 	); err != nil {
-		return nil, &Error{Op: "push", Kind: Disagreement, Outcome: NeverSent, Mutation: -1, Err: err}
+		return nil, impossible(err)
 	}
 	for i, m := range batch.Probes {
 		m = exactFloats(m)
-		if err := add(m.SQL, m.Args, true); err != nil {
-			err = fmt.Errorf("encode probe %d: %w", i, err)
-			return nil, &Error{Op: "push", Kind: Disagreement, Outcome: NeverSent, Mutation: -1, Err: err}
+		if err := add(plain, m.SQL, m.Args, true); err != nil {
+			return nil, impossible(fmt.Errorf("encode probe %d: %w", i, err))
 		}
 	}
-	for i, m := range batch.Mutations {
-		m = exactFloats(m)
-		if err := add(m.SQL, m.Args, false); err != nil {
+	for _, s := range plan(batch.Mutations) {
+		if s.role == ask || s.role == granted {
+			names, err := json.Marshal(s.names)
+			if err == nil {
+				err = add(s.role, wire.ReplaySQL, []any{string(names)}, false)
+			}
+			if err != nil {
+				return nil, impossible(err)
+			}
+			continue
+		}
+		m := exactFloats(batch.Mutations[s.mutation])
+		if err := add(s.role, m.SQL, m.Args, false); err != nil {
 			// It could never be sent, so it is refused before anybody sees it.
-			return nil, &Error{Op: "push", Kind: Refused, Outcome: NeverSent, Mutation: i, Change: m.Change,
+			return nil, &Error{Op: "push", Kind: Refused, Outcome: NeverSent, Mutation: s.mutation, Change: m.Change,
 				SQL: m.SQL, Message: "encode mutation", Err: err}
 		}
 	}
 	if err := errors.Join(
-		add(sqlSetWatermark, []any{batch.ClientID, int64(batch.Last)}, false),
-		add("COMMIT", nil, false),
+		add(plain, sqlSetWatermark, []any{batch.ClientID, int64(batch.Last)}, false),
+		add(plain, "COMMIT", nil, false),
 	); err != nil {
-		return nil, &Error{Op: "push", Kind: Disagreement, Outcome: NeverSent, Mutation: -1, Err: err}
+		return nil, impossible(err)
 	}
 	b = append(b, ',')
-	b, err := wire.AppendStepIf(b, wire.Cond{Type: wire.CondAnd, Conds: []wire.Cond{
-		*wire.OK(stepBegin),
-		{Type: wire.CondNot, Cond: &wire.Cond{Type: wire.CondIsAutocommit}},
-	}}, "ROLLBACK")
+	b, err := wire.AppendStepIf(b, both(wire.OK(stepBegin), inTransaction), "ROLLBACK")
 	if err != nil {
-		return nil, &Error{Op: "push", Kind: Disagreement, Outcome: NeverSent, Mutation: -1, Err: err}
+		return nil, impossible(err)
 	}
 	return append(b, batchTail...), nil
 }
 
+// expected is the fence's argument.
+func expected(batch syncer.Batch) any {
+	if batch.ExpectFound {
+		return int64(batch.Expect)
+	}
+	return nil
+}
+
 // judgePush reads what became of the steps of a push.
 func judgePush(batch syncer.Batch, res *wire.BatchResult) (syncer.PushResult, error) {
+	steps := plan(batch.Mutations)
 	firstMutation := stepsAhead + len(batch.Probes)
-	stepWatermark := firstMutation + len(batch.Mutations)
+	stepWatermark := firstMutation + len(steps)
 	stepCommit := stepWatermark + 1
 	if got, want := len(res.StepResults), stepCommit+2; got != want || len(res.StepErrors) != want {
 		return syncer.PushResult{}, strange("push", "%d results and %d errors for %d steps", got, len(res.StepErrors), want)
 	}
+	asked := -1 // the last step that asked for silence
 	for i, e := range res.StepErrors[:stepCommit+1] {
-		if e != nil {
-			return syncer.PushResult{}, stepError(batch, i, e)
+		s := step{role: plain, mutation: -1}
+		if i >= firstMutation && i < stepWatermark {
+			s = steps[i-firstMutation]
 		}
-		if res.StepResults[i] == nil {
+		done := res.StepResults[i] != nil
+		silent := asked >= 0 && res.StepResults[asked] != nil
+		switch {
+		case s.role == ask && done != (e != nil):
+			asked = i // an error is an answer too
+		case s.role == refused && silent || s.role == granted && !silent:
+			if done || e != nil {
+				return syncer.PushResult{}, strange("push", "step %d of %d was executed against its condition", i, stepCommit)
+			}
+		case e != nil:
+			err := stepError(batch, i, s.mutation, e)
+			if s.role == refused {
+				err.alsoAsked(res.StepErrors[asked])
+			}
+			return syncer.PushResult{}, err
+		case !done:
 			return syncer.PushResult{}, strange("push", "step %d of %d was skipped, though none before it failed", i, stepCommit)
 		}
 	}
@@ -168,41 +203,40 @@ func probeRows(r *wire.StmtResult) syncer.ProbeRows {
 	return p
 }
 
-// stepError makes an error of the first step that failed. The conditions see to
-// it that nothing was committed then.
-func stepError(batch syncer.Batch, step int, e *wire.Error) *Error {
-	out := &Error{Op: "push", Outcome: Answered, Status: 200, Message: clean(e.Message, ""), Code: clean(e.Code, ""), Mutation: -1}
+// stepError makes an error of the first step that failed; mutation is the one that
+// it stands for, or -1. The conditions see to it that nothing was committed then.
+func stepError(batch syncer.Batch, i, mutation int, e *wire.Error) *Error {
+	out := &Error{Op: "push", Outcome: Answered, Status: 200, Message: clean(e.Message, ""), Code: clean(e.Code, ""), Mutation: -1,
+		Kind: sqlKind(e.Message, e.Code)}
 	if e.ExtendedCode != "" {
 		out.Code = clean(e.ExtendedCode, "")
 	}
-	firstMutation := stepsAhead + len(batch.Probes)
-	i := step - firstMutation
 	switch {
-	case step == stepBegin:
+	case i == stepBegin:
 		out.SQL = sqlBegin
 		// Whatever keeps a transaction from beginning lies not in the batch.
-		if out.Kind = sqlKind(e.Message, e.Code); out.Kind != Auth {
+		if out.Kind != Auth && out.Kind != Denied {
 			out.Kind = Retry
 		}
-	case step == stepTable:
-		out.SQL, out.Kind = sqlCreateTable, sqlKind(e.Message, e.Code)
-	case step == stepFence:
-		out.SQL, out.Kind = sqlFence, sqlKind(e.Message, e.Code)
+	case i == stepTable:
+		out.SQL = sqlCreateTable
+	case i == stepFence:
+		out.SQL = sqlFence
 		if out.Kind == Refused {
 			out.Kind = Moved
 		}
-	case i < 0:
-		out.SQL = batch.Probes[step-stepsAhead].SQL
-		out.Kind = sqlKind(e.Message, e.Code)
-	case i < len(batch.Mutations):
-		m := batch.Mutations[i]
-		out.Mutation, out.Change, out.SQL = i, m.Change, m.SQL
-		out.Kind = sqlKind(e.Message, e.Code)
-	case i == len(batch.Mutations):
-		out.SQL, out.Kind = sqlSetWatermark, sqlKind(e.Message, e.Code)
+	case i < stepsAhead+len(batch.Probes):
+		out.SQL = batch.Probes[i-stepsAhead].SQL
+	case mutation >= 0:
+		m := batch.Mutations[mutation]
+		out.Mutation, out.Change, out.SQL = mutation, m.Change, m.SQL
+	case i < stepsAhead+len(batch.Probes)+len(plan(batch.Mutations)):
+		out.SQL = wire.ReplaySQL
+	case i == stepsAhead+len(batch.Probes)+len(plan(batch.Mutations)):
+		out.SQL = sqlSetWatermark
 	default:
 		// COMMIT: a deferred constraint of one of the mutations, nobody says which.
-		out.SQL, out.Kind = "COMMIT", sqlKind(e.Message, e.Code)
+		out.SQL = "COMMIT"
 	}
 	return out
 }

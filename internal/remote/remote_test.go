@@ -217,7 +217,7 @@ func TestAnswers(t *testing.T) {
 		{"left open", steps("r r r r r r r"), remote.Retry, remote.Unknown, "open"},
 		{"begin busy", steps("cannot_start_a_transaction_within_a_transaction - - - - - -"), remote.Retry, remote.Answered, "within"},
 		{"begin odd", steps("no_such_thing - - - - - -"), remote.Retry, remote.Answered, "no such thing"},
-		{"table refused", steps("r not_authorized - - - - r"), remote.Auth, remote.Answered, "not authorized"},
+		{"table refused", steps("r not_authorized - - - - r"), remote.Denied, remote.Answered, "not authorized"},
 		{"fence", steps("r r UNIQUE_constraint_failed:_x - - - r"), remote.Moved, remote.Answered, "UNIQUE"},
 		{"mutation", steps("r r r CHECK_constraint_failed:_database_is_locked - - r"), remote.Refused, remote.Answered, "remote refused change 1"},
 		{"mutation busy", steps("r r r database_is_locked - - r"), remote.Retry, remote.Answered, "locked"},
@@ -311,8 +311,8 @@ func hijack(w http.ResponseWriter, r *http.Request, raw string) {
 // TestCodes looks at codes of servers that have them.
 func TestCodes(t *testing.T) {
 	for code, want := range map[string]remote.Kind{
-		"SQLITE_CONSTRAINT": remote.Refused, "SQLITE_AUTH": remote.Auth, "BLOCKED": remote.Auth, "SQLITE_BUSY": remote.Retry,
-		"TRANSACTION_TIMEOUT": remote.Retry, "SQLITE_TOOBIG": remote.Refused, "SQLITE_READONLY": remote.Auth, "SQLITE_ERROR": remote.Disagreement,
+		"SQLITE_CONSTRAINT": remote.Refused, "SQLITE_AUTH": remote.Denied, "BLOCKED": remote.Auth, "SQLITE_BUSY": remote.Retry,
+		"TRANSACTION_TIMEOUT": remote.Retry, "SQLITE_TOOBIG": remote.Refused, "SQLITE_READONLY": remote.Denied, "SQLITE_ERROR": remote.Disagreement,
 	} {
 		srv := httptest.NewServer(json(`{"results":[{"type":"ok","response":{"type":"batch","result":{"step_results":[{"cols":[],"rows":[],"affected_row_count":0,"last_insert_rowid":7},null,null,null,null,null,null],` +
 			`"step_errors":[null,{"message":"words","code":"` + code + `"},null,null,null,null,null]}}}]}`))

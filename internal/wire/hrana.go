@@ -294,13 +294,13 @@ func AppendStep(b []byte, after int, sql string, args []any, wantRows bool) ([]b
 }
 
 // AppendStepIf appends the JSON of one step of a batch with any condition.
-func AppendStepIf(b []byte, cond Cond, sql string) ([]byte, error) {
+func AppendStepIf(b []byte, cond Cond, sql string, args ...any) ([]byte, error) {
 	c, err := cond.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}
 	b = append(append(append(b, `{"condition":`...), c...), ',')
-	return appendStmt(b, sql, nil, false)
+	return appendStmt(b, sql, args, false)
 }
 
 func appendStmt(b []byte, sql string, args []any, wantRows bool) ([]byte, error) {
