@@ -80,6 +80,13 @@ func (s *Stmt) Close() {
 	s.ptr = nil
 }
 
+// Reset makes the statement ready to be run again, with parameters that are NULL.
+func (s *Stmt) Reset() {
+	C.sqlite3_reset(s.ptr) // repeats the error of the last step, which was reported
+	C.sqlite3_clear_bindings(s.ptr)
+	s.pending, s.ended = false, false
+}
+
 // Bind sets parameter i, the first being 1, to nil, int64, float64, string or
 // []byte.
 func (s *Stmt) Bind(i int, v any) error {
