@@ -113,21 +113,25 @@ void ts_faultfs_report(ts_fault_report *out) {
   pthread_mutex_unlock(&mu);
 }
 
-/* same_file tells whether two paths are those of files with the same name. */
-static int same_file(const char *a, const char *b) { return strcmp(a, b) == 0; }
+/* counts tells whether operations on a file are counted. */
+static int counts(const char *path) {
+  size_t n = strlen(path), end = strlen(now.except);
+  if (strncmp(path, now.dir, strlen(now.dir)) != 0) return 0;
+  return end == 0 || n < end || strcmp(path + n - end, now.except) != 0;
+}
 
 /* ts_faultfs_due counts an operation and tells whether it is to fail. */
 int ts_faultfs_due(int op, const char *path) {
   int due = 0;
   if (path == NULL) path = "";
   pthread_mutex_lock(&mu);
-  if (now.on && strncmp(path, now.dir, strlen(now.dir)) == 0 && (now.ops & (1u << op)) != 0) {
+  if (now.on && counts(path) && (now.ops & (1u << op)) != 0) {
     int n = ++count.ops;
     if (n == now.at) {
       count.op = op;
       strncpy(count.path, path, sizeof count.path - 1);
       due = 1;
-    } else if (now.lasts && count.failed > 0 && op == count.op && same_file(path, count.path)) {
+    } else if (now.lasts && count.failed > 0 && op == count.op && strcmp(path, count.path) == 0) {
       due = 1;
     }
     count.failed += due;

@@ -51,10 +51,12 @@ func (k Kind) String() string { return names[k] }
 
 // Fault says what is to fail.
 type Fault struct {
-	Dir   string // the folder of the files that count
-	At    int    // which operation fails, from 1; 0: none, they are counted
-	Kinds []Kind // those that count; nil: all
-	Lasts bool   // all later operations of the same kind on the same file fail as well
+	Dir string // the folder of the files that count
+	// Except is the end of the names of files in it that do not; empty: none.
+	Except string
+	At     int    // which operation fails, from 1; 0: none, they are counted
+	Kinds  []Kind // those that count; nil: all
+	Lasts  bool   // all later operations of the same kind on the same file fail as well
 	// Partial: half of a read or write is done before it fails.
 	Partial bool
 	// Full: writes fail for want of space, not with an I/O error.
@@ -100,11 +102,14 @@ func Set(f Fault) (clear func() Report, err error) {
 		return nil, err
 	}
 	var c C.ts_fault
-	if len(f.Dir) >= len(c.dir) {
+	if len(f.Dir) >= len(c.dir) || len(f.Except) >= len(c.except) {
 		return nil, fmt.Errorf("set fault: path of %d bytes", len(f.Dir))
 	}
 	for i := range len(f.Dir) {
 		c.dir[i] = C.char(f.Dir[i])
+	}
+	for i := range len(f.Except) {
+		c.except[i] = C.char(f.Except[i])
 	}
 	c.on, c.at = 1, C.int(f.At)
 	for _, k := range f.Kinds {

@@ -23,6 +23,7 @@ enum {
 typedef struct ts_fault {
   int on;
   char dir[512]; /* files whose paths begin so */
+  char except[64]; /* but not those whose paths end so, if it is not empty */
   unsigned ops;  /* bit i: operations i are counted and may fail */
   int at;        /* which one fails, from 1; 0: none */
   int lasts;     /* all later ones of its kind on its file fail as well */

@@ -432,27 +432,50 @@ func (r *Replica) endAdoption(ctx context.Context, known int64) error {
 // backUp keeps a copy of live, without the local tables, as it was before the
 // remote's content replaces its own.
 func (r *Replica) backUp() error {
-	path, err := r.files.backup(r.cfg.Now())
-	if err != nil {
-		return err
-	}
 	reader, err := r.readerConn()
 	if err != nil {
 		return err
 	}
-	if err := reader.exec("VACUUM INTO ?", path); err != nil {
+	path, err := r.backUpAs(func(next string) error {
+		if err := reader.exec("VACUUM INTO ?", next); err != nil {
+			return err
+		}
+		c, err := openConn(next, "mode=rw")
+		if err != nil {
+			return err
+		}
+		for _, table := range []string{cdc.LogTable, cdc.StateTable, cdc.RejectedTable} {
+			if err := c.exec("DROP TABLE IF EXISTS " + table); err != nil {
+				return errors.Join(err, c.Close())
+			}
+		}
+		return c.Close()
+	})
+	if err != nil {
 		return fmt.Errorf("back up %s: %w", r.files.live, err)
 	}
-	c, err := openConn(path, "mode=rw")
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	for _, table := range []string{cdc.LogTable, cdc.StateTable, cdc.RejectedTable} {
-		if err := c.exec("DROP TABLE IF EXISTS " + table); err != nil {
-			return fmt.Errorf("back up %s: %w", r.files.live, err)
-		}
-	}
 	r.cfg.Logger.Info("kept the file's former content", keyPath, path)
-	return syncDir(path)
+	return nil
+}
+
+// backUpAs has a copy made under another name, which Open deletes, so that what is
+// called a backup is whole.
+func (r *Replica) backUpAs(write func(next string) error) (path string, err error) {
+	next := r.files.rebuilt()
+	if err := removeDatabase(next); err != nil {
+		return "", err
+	}
+	if err := write(next); err != nil {
+		return "", errors.Join(err, removeDatabase(next))
+	}
+	if path, err = r.files.backup(r.cfg.Now()); err != nil {
+		return "", err
+	}
+	if err := fault.At("backup.rename"); err != nil {
+		return "", err
+	}
+	if err := fault.Rename(next, path); err != nil {
+		return "", err
+	}
+	return path, syncDir(path)
 }

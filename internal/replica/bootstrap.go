@@ -191,27 +191,26 @@ func (p *pull) emptied(ctx context.Context, s *sink) error {
 }
 
 // backUpBase keeps a copy of base.
-func (r *Replica) backUpBase() (err error) {
-	path, err := r.files.backup(r.cfg.Now())
-	if err != nil {
-		return err
-	}
-	from, err := fault.Open(r.files.base())
+func (r *Replica) backUpBase() error {
+	path, err := r.backUpAs(func(next string) error {
+		from, err := fault.Open(r.files.base())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = from.Close() }()
+		to, err := fault.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(to, from)
+		if err == nil {
+			err = to.Sync()
+		}
+		return errors.Join(err, to.Close())
+	})
 	if err != nil {
 		return fmt.Errorf("back up base: %w", err)
-	}
-	defer from.Close()
-	to, err := fault.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("back up base: %w", err)
-	}
-	_, err = io.Copy(to, from)
-	if err == nil {
-		err = to.Sync()
-	}
-	if err = errors.Join(err, to.Close()); err != nil {
-		return fmt.Errorf("back up base: %w", errors.Join(err, remove(path)))
 	}
 	r.cfg.Logger.Warn("remote is empty: kept a copy of what it held", keyPath, path)
-	return syncDir(path)
+	return nil
 }

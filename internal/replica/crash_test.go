@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tursosync/tursosync/cdc"
 	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/syncer"
@@ -83,10 +84,45 @@ type scenario struct {
 	prepare func(t *testing.T, path string, rem *remote)
 	// change is what happens on the remote in the meantime.
 	change []string
-	run    func(plan crashPlan) error
-	// rows that must be there afterwards, by query
-	cfg   Config
+	cfg    Config
+	// steps are what is done with the open replica before it is closed; nil: pull
+	// and checkpoint. A step that failed may be done again.
+	steps []step
+	// check looks for what must be there afterwards.
 	check func(t *testing.T, rep *Replica)
+	// reconcile: the remote has lost our watermark.
+	reconcile bool
+}
+
+// step is an operation on a replica.
+type step struct {
+	name string
+	do   func(ctx context.Context, rep *Replica, plan crashPlan) error
+}
+
+var pullAndCheckpoint = []step{
+	{"pull", func(ctx context.Context, rep *Replica, plan crashPlan) error {
+		_, err := rep.Pull(ctx, fileFetch(plan.Remote), syncer.PullOptions{})
+		return err
+	}},
+	{"checkpoint", func(ctx context.Context, rep *Replica, _ crashPlan) error { return rep.Checkpoint(ctx) }},
+}
+
+// run opens the replica, does the steps up to the first that fails, and closes.
+func (s scenario) run(plan crashPlan) error {
+	ctx := context.Background()
+	cfg := s.cfg
+	cfg.Path = plan.Path
+	rep, err := Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	for _, step := range s.steps {
+		if err = step.do(ctx, rep, plan); err != nil {
+			break
+		}
+	}
+	return errors.Join(err, rep.Close(ctx))
 }
 
 // fileFetch serves the pages of files.
@@ -102,7 +138,10 @@ func fileFetch(paths []string) syncer.Fetch {
 		}
 		var have int
 		fmt.Sscan(string(req.Have), &have)
-		now, before := revs[len(revs)-1], revs[have]
+		now, before := revs[len(revs)-1], []byte(nil)
+		if have < len(revs) {
+			before = revs[have]
+		}
 		if err := sink.Header(syncer.PullHeader{Revision: page.Revision(fmt.Sprint(len(revs) - 1)), PageCount: uint64(len(now) / page.Size)}); err != nil {
 			return err
 		}
@@ -116,24 +155,6 @@ func fileFetch(paths []string) syncer.Fetch {
 			}
 		}
 		return nil
-	}
-}
-
-// runPull opens the replica, pulls, checkpoints and closes.
-func runPull(cfg Config) func(plan crashPlan) error {
-	return func(plan crashPlan) error {
-		ctx := context.Background()
-		c := cfg
-		c.Path = plan.Path
-		rep, err := Open(ctx, c)
-		if err != nil {
-			return err
-		}
-		_, err = rep.Pull(ctx, fileFetch(plan.Remote), syncer.PullOptions{})
-		if err == nil {
-			err = rep.Checkpoint(ctx)
-		}
-		return errors.Join(err, rep.Close(ctx))
 	}
 }
 
@@ -170,10 +191,10 @@ var scenarios map[string]scenario
 func init() {
 	scenarios = map[string]scenario{
 		"increment": {
-			prepare: pulledWithPending, change: remoteChanges, run: runPull(Config{}), check: checkPending,
+			prepare: pulledWithPending, change: remoteChanges, check: checkPending,
 		},
 		"shrink": {
-			prepare: pulledWithPending, change: []string{`DELETE FROM bag WHERE x NOT IN ('pushed', 'pending')`, `VACUUM`}, run: runPull(Config{}), check: checkPending,
+			prepare: pulledWithPending, change: []string{`DELETE FROM bag WHERE x NOT IN ('pushed', 'pending')`, `VACUUM`}, check: checkPending,
 		},
 		"rebootstrap": {
 			prepare: func(t *testing.T, path string, rem *remote) {
@@ -186,14 +207,14 @@ func init() {
 					t.Fatal(err)
 				}
 			},
-			change: remoteChanges, cfg: Config{ChunkPages: 4}, run: runPull(Config{ChunkPages: 4}), check: checkPending,
+			change: remoteChanges, cfg: Config{ChunkPages: 4}, check: checkPending,
 		},
 		"foreign": {
 			prepare: func(t *testing.T, path string, rem *remote) {
 				pulledWithPending(t, path, rem)
 				plain(t, path, `INSERT INTO people(id, name) VALUES (5, 'foreign')`, `CREATE TABLE shell(x)`, `INSERT INTO shell VALUES (1)`)
 			},
-			change: remoteChanges, run: runPull(Config{}),
+			change: remoteChanges,
 			check: func(t *testing.T, rep *Replica) {
 				t.Helper()
 				wantRows(t, rep, `SELECT id, name, n FROM people WHERE id < 100`, "1 ann 0", "2 bob 9", "3 pushed 0", "4 pending 0", "5 foreign 0")
@@ -211,24 +232,167 @@ func init() {
 				}
 				rem.exec(`CREATE TABLE theirs(x)`)
 			},
-			cfg: Config{Existing: ExistingUpload}, run: runPull(Config{Existing: ExistingUpload}),
+			cfg: Config{Existing: ExistingUpload},
 			check: func(t *testing.T, rep *Replica) {
 				t.Helper()
 				wantRows(t, rep, `SELECT name FROM people`, "ann", "bob", "offline")
 				wantRows(t, rep, `SELECT count(*), sum(x) FROM bag`, "2500 3126250")
 			},
 		},
+		"bootstrap": {
+			prepare: func(t *testing.T, path string, rem *remote) {},
+			change:  append([]string{people, `CREATE TABLE bag(x)`, `INSERT INTO bag SELECT randomblob(9000) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3)`}, remoteChanges...),
+			check:   func(t *testing.T, rep *Replica) {},
+		},
+		// The answer to a push was lost: the watermark is found on the remote.
+		"lost answer": {
+			prepare: func(t *testing.T, path string, rem *remote) {
+				pulledWithPending(t, path, rem)
+				rep := newReplica(t, Config{Path: path})
+				p, err := rep.Pending(t.Context(), syncer.Limits{})
+				if err == nil {
+					err = rep.Intend(t.Context(), p.Txns[len(p.Txns)-1].Last())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				rem.apply(p)
+				if err := rep.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			},
+			change: remoteChanges,
+			steps: append([]step{
+				{"pending", func(ctx context.Context, rep *Replica, _ crashPlan) error {
+					_, err := rep.Pending(ctx, syncer.Limits{})
+					return err
+				}},
+				{"intend", func(ctx context.Context, rep *Replica, _ crashPlan) error { return rep.Intend(ctx, 1<<40) }},
+				{"reconcile", func(ctx context.Context, rep *Replica, _ crashPlan) error {
+					intents := rep.state().intents
+					if len(intents) < 2 {
+						return nil // done already
+					}
+					renewed, err := rep.Reconcile(ctx, intents[0], true)
+					if renewed {
+						return errors.New("the watermark was not recognised")
+					}
+					return err
+				}},
+			}, pullAndCheckpoint...),
+			check: checkPending,
+		},
+		// A transaction is put aside, and taken up again.
+		"requeue": {
+			prepare: func(t *testing.T, path string, rem *remote) {
+				rem.exec(people, `INSERT INTO people(id, name) VALUES (1, 'ann')`)
+				rep := newReplica(t, Config{Path: path})
+				pulled(t, rep, rem)
+				write(t, rep, `INSERT INTO people(id, name) VALUES (4, 'first')`)
+				write(t, rep, `INSERT INTO people(id, name) VALUES (5, 'second')`)
+				write(t, rep, `INSERT INTO people(id, name) VALUES (6, 'third')`)
+				if err := rep.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			},
+			steps: []step{
+				{"reject", func(ctx context.Context, rep *Replica, _ crashPlan) error {
+					p, err := rep.Pending(ctx, syncer.Limits{})
+					if err != nil || len(p.Txns) < 3 {
+						return err
+					}
+					_, err = rep.Reject(ctx, []cdc.ID{p.Txns[0].ID()}, "not wanted")
+					return err
+				}},
+				{"requeue", func(ctx context.Context, rep *Replica, _ crashPlan) error {
+					list, err := rep.Rejected(ctx)
+					if err != nil || len(list) == 0 {
+						return err
+					}
+					return rep.Requeue(ctx, list[0].Txn)
+				}},
+				pullAndCheckpoint[0],
+			},
+			check: func(t *testing.T, rep *Replica) {
+				t.Helper()
+				wantRows(t, rep, `SELECT name FROM people WHERE id <> 4 AND id < 100`, "ann", "second", "third")
+				// Here or put aside, and never both.
+				wantRows(t, rep, `SELECT (SELECT count(*) FROM people WHERE id = 4) + (SELECT count(*) FROM turso_sync_rejected)`, "1")
+			},
+		},
+		"download": {
+			prepare: func(t *testing.T, path string, rem *remote) {
+				plain(t, path, people, `INSERT INTO people(id, name) VALUES (1, 'theirs')`)
+				rep := newReplica(t, Config{Path: path})
+				if err := rep.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				rem.exec(people, `INSERT INTO people(id, name) VALUES (1, 'remote')`)
+			},
+			cfg: Config{Existing: ExistingDownload},
+			check: func(t *testing.T, rep *Replica) {
+				t.Helper()
+				if got := rows(t, rep, `SELECT name FROM people`); got[0] == "theirs" {
+					return
+				}
+				wantRows(t, rep, `SELECT name FROM people`, "remote")
+				backups, err := filepath.Glob(rep.files.live + "-backup-*")
+				if err != nil || len(backups) == 0 {
+					t.Fatalf("no backup: %v", err)
+				}
+				for _, backup := range backups {
+					if got := rowsOf(t, backup, `SELECT name FROM people`); got[0] != "theirs" {
+						t.Errorf("%s holds %q", backup, got)
+					}
+				}
+			},
+		},
+		"emptied": {
+			prepare: func(t *testing.T, path string, rem *remote) {
+				rem.exec(people, `INSERT INTO people(id, name) VALUES (1, 'ann')`)
+				rep := newReplica(t, Config{Path: path})
+				pulled(t, rep, rem)
+				write(t, rep, `INSERT INTO people(id, name) VALUES (5, 'mine')`)
+				rem.push(rep, syncer.Limits{})
+				pulled(t, rep, rem)
+				write(t, rep, `CREATE TABLE later(x)`, `INSERT INTO later VALUES (6)`)
+				if err := rep.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				rem.wipe()
+			},
+			reconcile: true,
+			check: func(t *testing.T, rep *Replica) {
+				t.Helper()
+				wantRows(t, rep, `SELECT x FROM later`, "6")
+				if rep.state().basePages > 0 && rep.state().revision != "0" {
+					return
+				}
+				backups, err := filepath.Glob(rep.files.live + "-backup-*")
+				if err != nil || len(backups) == 0 {
+					t.Fatalf("no backup of base: %v", err)
+				}
+			},
+		},
 		"rebuild": {
 			prepare: func(t *testing.T, path string, rem *remote) {
 				plain(t, path, `PRAGMA page_size=512`, people, `INSERT INTO people(id, name) VALUES (1, 'ann'), (2, 'bob')`)
 			},
-			run: runPull(Config{}),
 			check: func(t *testing.T, rep *Replica) {
 				t.Helper()
 				wantRows(t, rep, `SELECT name FROM people`, "ann", "bob")
 				wantRows(t, rep, `PRAGMA page_size`, "4096")
 			},
 		},
+	}
+}
+
+func init() {
+	for name, s := range scenarios {
+		if s.steps == nil {
+			s.steps = pullAndCheckpoint
+			scenarios[name] = s
+		}
 	}
 }
 
@@ -295,6 +459,11 @@ func (s scenario) after(t *testing.T, plan crashPlan, rem *remote) {
 	sameBase(t, rep, rem)
 	invariant(t, rep)
 	s.check(t, rep)
+	if s.reconcile {
+		if _, err := rep.Reconcile(t.Context(), 0, false); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for rem.push(rep, syncer.Limits{Changes: 500}) > 0 {
 	}
 	pulled(t, rep, rem)

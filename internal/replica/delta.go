@@ -307,13 +307,23 @@ func (d *delta) each(yield func(no page.No, image []byte) error) error {
 		}
 		no := page.No(binary.LittleEndian.Uint32(record))
 		if uint32(no) != want || binary.LittleEndian.Uint32(record[4:]) != d.recordSum(no, record[8:]) {
-			return fmt.Errorf("read delta: record of page %d is damaged", want)
+			return d.damaged(want)
 		}
 		if err := yield(no, record[8:]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// damaged says that a record is not what was written, and why if that is known.
+// The file is of no use any more.
+func (d *delta) damaged(no uint32) error {
+	err := fmt.Errorf("read delta: record of page %d is damaged", no)
+	if d.synced == nil {
+		return err
+	}
+	return errors.Join(err, d.durable())
 }
 
 // page1 returns the image of page 1, nil if the delta has none.

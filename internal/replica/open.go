@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -175,6 +177,10 @@ func (r *Replica) openLive(ctx context.Context) (made bool, err error) {
 		if err := r.rebuildIfNeeded(ctx); err != nil {
 			return false, r.fileError(err)
 		}
+		// A crash may have left no more than a journal to be rolled back.
+		if size, err = sizeOf(r.files.live); err != nil {
+			return false, err
+		}
 	}
 	if r.live, err = openConn(r.files.live, "mode=rwc"); err != nil {
 		return false, r.fileError(err)
@@ -302,6 +308,25 @@ func refuseForeignReplica(c *conn, path string) error {
 	return nil
 }
 
+// errorCode is how quick_check tells of a page that could not be read at all;
+// about pages of overflow chains it does not say why.
+var errorCode = regexp.MustCompile(`error code=(\d+)`)
+
+// unread returns the error for which SQLite could not read a page, if it is one
+// that is not the content's fault: quick_check counts such pages among the damaged.
+func unread(text string) error {
+	if strings.Contains(text, "failed to get page ") {
+		return sqlite3.Error{Code: sqlite3.ErrIoErr, ExtendedCode: sqlite3.ErrIoErrRead}
+	}
+	for _, m := range errorCode.FindAllStringSubmatch(text, -1) {
+		code, err := strconv.Atoi(m[1])
+		if no := sqlite3.ErrNo(code & 0xff); err == nil && no != sqlite3.ErrCorrupt && no != sqlite3.ErrNotADB {
+			return sqlite3.Error{Code: no, ExtendedCode: sqlite3.ErrNoExtended(code)}
+		}
+	}
+	return nil
+}
+
 // quickCheck looks for damage in the structure of a database.
 func quickCheck(c *conn) error {
 	if err := c.exec("PRAGMA ignore_check_constraints=ON"); err != nil {
@@ -310,6 +335,9 @@ func quickCheck(c *conn) error {
 	var damage error
 	err := c.query("PRAGMA quick_check", nil, func(row []driver.Value) error {
 		if text := fmt.Sprint(row[0]); text != "ok" && !aboutValues(text) && !aboutLeaks(text) {
+			if err := unread(text); err != nil {
+				return fmt.Errorf("check structure: %w", err)
+			}
 			damage = errors.New(text)
 			return errStop
 		}

@@ -89,6 +89,9 @@ func (c *conn) fits(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if left, err := c.db.Size(shim.Main); err != nil || left == 0 {
+		return left == 0, err // its making was rolled back
+	}
 	head := make([]byte, 100)
 	if _, err := c.db.ReadAt(shim.Main, head, 0); errors.Is(err, io.EOF) {
 		return false, fmt.Errorf("%w: it has no header", ErrNotDatabase)
