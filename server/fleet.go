@@ -302,7 +302,7 @@ func (f *Fleet) Delete(name string) error {
 // removeDatabase removes a database's files. The main file goes before its WAL,
 // as without it SQLite ignores and deletes a WAL, but not the other way round.
 func removeDatabase(file string) error {
-	for _, suffix := range []string{historySuffix, "", "-wal", "-shm", "-journal"} {
+	for _, suffix := range []string{historySuffix, pinsSuffix, "", "-wal", "-shm", "-journal"} {
 		if err := fault.Remove(file + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

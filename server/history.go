@@ -56,6 +56,7 @@ type history struct {
 	floor uint32
 	// settled tells that all of the state is in the file, and the record says so.
 	settled bool
+	pins    *pins
 	news    chan struct{} // closed by the next commit
 }
 
@@ -85,7 +86,7 @@ func openHistory(cfg Config) (*history, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &history{cfg: cfg, file: cfg.File, conn: c, news: make(chan struct{})}
+	h := &history{cfg: cfg, file: cfg.File, conn: c, pins: newPins(cfg), news: make(chan struct{})}
 	if err := h.prepare(); err != nil {
 		c.close()
 		return nil, err
@@ -125,6 +126,11 @@ func (h *history) prepare() error {
 		}
 		switch err := h.resume(r); {
 		case err == nil:
+			known := func(revision string) bool { _, known := h.parse(revision); return known }
+			if err := h.pins.load(known, h.start); err != nil {
+				h.unpin(err)
+			}
+			h.trustFile()
 			return nil
 		case !errors.Is(err, errReset):
 			return err
@@ -222,7 +228,7 @@ func (h *history) close() error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.conn.close()
+	return errors.Join(h.pins.close(), h.conn.close())
 }
 
 // errReset tells that the WAL started over while it was being read.
@@ -241,6 +247,7 @@ func (h *history) begin() error {
 	// The commits in the WAL have numbers, but no names: nobody can ask for them.
 	h.eras, h.resumed, h.seq, h.start, h.floor = []era{newEra(commits)}, false, commits, 0, h.state.MaxFrame
 	h.tags = map[uint64]tag{}
+	h.unpin(nil)
 	h.frames, h.changed = frames, slices.Repeat([]uint64{commits}, int(count))
 	h.save()
 	return nil
@@ -358,6 +365,9 @@ func (h *history) advance(now shim.WALState) error {
 		return nil
 	}
 	if !same {
+		if len(h.pins.list) > 0 && h.pins.complete < h.seq {
+			h.unpin(errors.New("another program checkpointed the database"))
+		}
 		h.start, h.frames, h.floor = h.seq, nil, 0
 	}
 	h.state = now
@@ -419,12 +429,17 @@ func (h *history) announce() {
 
 // revision names the state after a commit.
 func (h *history) revision(seq uint64) string {
+	t, _ := h.tag(seq)
+	return fmt.Sprintf("%s-%d-%x", h.era(seq), seq, uint32(t))
+}
+
+// era returns the era of a commit.
+func (h *history) era(seq uint64) era {
 	i := len(h.eras) - 1
 	for i > 0 && h.eras[i].first > seq {
 		i--
 	}
-	t, _ := h.tag(seq)
-	return fmt.Sprintf("%s-%d-%x", h.eras[i], seq, uint32(t))
+	return h.eras[i]
 }
 
 // tag returns the tag of a commit, if it is known.
@@ -483,6 +498,7 @@ func (h *history) wait(ctx context.Context, revision string) {
 // plan says where the pages of an answer lie.
 type plan struct {
 	revision  string
+	seq       uint64 // of the state
 	pageCount uint32
 	state     shim.WALState // what the read transaction sees
 	pages     []place
@@ -492,6 +508,15 @@ type plan struct {
 type place struct {
 	no    page.No
 	frame uint32 // of the WAL; 0: in the file
+	kept  int64  // in the file of pins; 0: not there
+}
+
+// where returns the place in the files of the database.
+func (p place) where() (shim.File, int64) {
+	if p.frame == 0 {
+		return shim.Main, p.no.Offset()
+	}
+	return shim.WAL, wal.Size(p.frame-1) + wal.FrameHeaderSize
 }
 
 // lockPage is never written by SQLite: its bytes in the file are locks
@@ -521,14 +546,18 @@ func (h *history) plan(have, at string, selected *page.Set, state shim.WALState)
 	if err != nil {
 		return nil, false, err
 	}
-	p = &plan{revision: h.revision(newest), pageCount: count, state: state}
-	upto := newest
+	p = &plan{revision: h.revision(newest), seq: newest, pageCount: count, state: state}
+	upto, most := newest, count
+	var pinned *pin
 	if at != "" {
 		var known bool
 		if upto, known = h.parse(at); !known || upto > newest {
 			return nil, false, errGone
 		}
 		p.revision = at
+		if pinned = h.pinned(at, upto); pinned != nil {
+			most = pinned.count
+		}
 	}
 	since, known := h.parse(have)
 	switch {
@@ -540,7 +569,7 @@ func (h *history) plan(have, at string, selected *page.Set, state shim.WALState)
 	}
 	inFile := state.Backfill == state.MaxFrame
 	last, first := h.lastFrames(upto, state.MaxFrame)
-	for no := page.No(1); uint32(no) <= count; no++ {
+	for no := page.No(1); uint32(no) <= most; no++ {
 		seq := h.seq
 		if int(no) <= len(h.changed) {
 			seq = h.changed[no-1]
@@ -551,11 +580,22 @@ func (h *history) plan(have, at string, selected *page.Set, state shim.WALState)
 		pl := place{no: no, frame: last[no]}
 		switch {
 		case upto < newest && seq > upto:
-			// An old image is in the WAL, if that stays where it is, or in the file
-			// if that is as it was at that revision.
+			// An old image is with the pins, or in the WAL, if that stays where it is, or
+			// in the file if that is as it was at that revision.
+			if pinned != nil {
+				if pl.kept = h.pins.find(no, upto); pl.kept != 0 {
+					break
+				}
+			}
+			next := first[no]
+			if next == 0 && uint32(no) > count {
+				next = h.cutBy(no, upto)
+			}
 			inWAL := pl.frame != 0 && !inFile
-			kept := pl.frame == 0 && upto >= h.start && (first[no] == 0 || first[no] > max(state.Backfill, h.floor))
-			if !inWAL && !kept {
+			inPlace := pl.frame == 0 && next > max(state.Backfill, h.floor) && (upto >= h.start || pinned != nil)
+			// Pages that SQLite never wrote are in no frame.
+			never := pl.frame == 0 && next == 0 && upto >= h.start && uint32(no) <= count
+			if !inWAL && !inPlace && !never {
 				return nil, false, errGone
 			}
 		case inFile:
@@ -630,6 +670,7 @@ func (h *history) checkpoint(atLeast int64, must bool) error {
 	defer func() { _ = mover.close() }()
 	h.mu.Lock()
 	if err = h.refresh(); err == nil && h.state.Backfill < h.state.MaxFrame {
+		h.preserve()
 		h.save() // what follows makes a mark of the file worthless
 	}
 	h.mu.Unlock()
@@ -646,6 +687,11 @@ func (h *history) checkpoint(atLeast int64, must bool) error {
 		return err
 	}
 	h.save()
+	if len(h.pins.list) > 0 {
+		if err := h.markMoved(); err != nil {
+			h.unpin(err)
+		}
+	}
 	return nil
 }
 

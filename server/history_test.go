@@ -118,7 +118,7 @@ func copyDatabase(t testing.TB, file string) string {
 
 func copyTo(t testing.TB, file, to string) {
 	t.Helper()
-	for _, suffix := range []string{"", "-wal", "-shm", historySuffix} {
+	for _, suffix := range []string{"", "-wal", "-shm", historySuffix, pinsSuffix} {
 		if err := os.Remove(to + suffix); err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
 		}

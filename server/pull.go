@@ -16,7 +16,6 @@ import (
 
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/internal/shim"
-	"github.com/tursosync/tursosync/internal/wal"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
@@ -59,7 +58,7 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 		s.gate.RLock()
 		defer s.gate.RUnlock()
 	}
-	snap, err := s.snapshot(req, selected)
+	snap, err := s.part(req, selected)
 	switch {
 	case errors.Is(err, errGone):
 		fail(w, http.StatusGone, err.Error())
@@ -90,10 +89,26 @@ func (s *Server) longPoll(ctx context.Context, req wire.PullRequest) {
 	s.history.wait(ctx, req.ClientRevision)
 }
 
+// part is snapshot for requests. A client that begins with a part of the database
+// will ask for others as of the same revision.
+func (s *Server) part(req wire.PullRequest, selected *page.Set) (*snapshot, error) {
+	if selected == nil || req.ClientRevision != "" || req.ServerRevision != "" {
+		return s.snapshot(req, selected)
+	}
+	s.gate.RLock() // a checkpoint would not know of the pin
+	defer s.gate.RUnlock()
+	snap, err := s.snapshot(req, selected)
+	if err == nil {
+		s.history.pin(snap.plan)
+	}
+	return snap, err
+}
+
 // snapshot is a plan together with a read transaction that keeps its pages.
 type snapshot struct {
 	*plan
-	conn *conn
+	history *history
+	conn    *conn
 	// pinned tells that images may lie where only the gate keeps them.
 	pinned bool
 }
@@ -108,7 +123,7 @@ type snapshot struct {
 // SQLite may let the WAL start over, but moves nothing into the file, which is the
 // state (https://sqlite.org/walformat.html#locks).
 func (s *Server) snapshot(req wire.PullRequest, selected *page.Set) (*snapshot, error) {
-	snap := &snapshot{pinned: req.ServerRevision != ""}
+	snap := &snapshot{history: s.history, pinned: req.ServerRevision != ""}
 	var err error
 	for range 1000 {
 		var before, after shim.WALState
@@ -165,10 +180,11 @@ func (snap *snapshot) close() {
 }
 
 func (snap *snapshot) read(p place, b []byte) error {
-	if p.frame == 0 {
-		return snap.conn.readPage(shim.Main, p.no.Offset(), b)
+	if p.kept != 0 {
+		return snap.history.kept(p.kept, b)
 	}
-	return snap.conn.readPage(shim.WAL, wal.Size(p.frame-1)+wal.FrameHeaderSize, b)
+	file, off := p.where()
+	return snap.conn.readPage(file, off, b)
 }
 
 // send writes the answer.

@@ -36,6 +36,8 @@ const (
 	DefaultTimeout         = 60 * time.Second
 	DefaultLongPollMax     = 60 * time.Second
 	DefaultCheckpointBytes = 16 << 20
+	DefaultPinnedBytes     = 256 << 20
+	DefaultPinnedFor       = 30 * 24 * time.Hour
 	DefaultStreamIdle      = 10 * time.Second
 	DefaultTransactionMax  = 60 * time.Second
 	DefaultStreamsMax      = 100
@@ -91,6 +93,13 @@ type Config struct {
 	// CheckpointBytes is the size at which the WAL is moved into the file; 0 means
 	// DefaultCheckpointBytes.
 	CheckpointBytes int64
+	// PinnedBytes bounds the old pages that are kept beside the database for clients
+	// that took a part of it and load the rest as of the same revision (partial sync
+	// of the official client); PinnedFor is how long they are kept after the last such
+	// request. A client whose pages are gone gets 410 and has to start anew. 0 means
+	// DefaultPinnedBytes and DefaultPinnedFor.
+	PinnedBytes int64
+	PinnedFor   time.Duration
 	// NoSync leaves commits in the operating system's cache. They survive the
 	// death of the process, but not that of the machine. For tests.
 	NoSync bool
@@ -145,12 +154,15 @@ func (cfg *Config) validate() error {
 	orDefault(&cfg.Timeout, DefaultTimeout)
 	orDefault(&cfg.LongPollMax, DefaultLongPollMax)
 	orDefault(&cfg.CheckpointBytes, DefaultCheckpointBytes)
+	orDefault(&cfg.PinnedBytes, DefaultPinnedBytes)
+	orDefault(&cfg.PinnedFor, DefaultPinnedFor)
 	orDefault(&cfg.StreamIdle, DefaultStreamIdle)
 	orDefault(&cfg.TransactionMax, DefaultTransactionMax)
 	orDefault(&cfg.StreamsMax, DefaultStreamsMax)
 	orDefault(&cfg.SQLMax, DefaultSQLMax)
 	orDefault(&cfg.TokenBurst, max(1, int(10*cfg.TokenRate)))
 	if cfg.BodyMax < 0 || cfg.AnswerMax < 0 || cfg.Timeout < 0 || cfg.LongPollMax < 0 || cfg.CheckpointBytes < 0 ||
+		cfg.PinnedBytes < 0 || cfg.PinnedFor < 0 ||
 		cfg.StreamIdle < 0 || cfg.TransactionMax < 0 || cfg.StreamsMax < 0 ||
 		cfg.SQLMax < 0 || cfg.TokenRate < 0 || cfg.TokenBurst < 0 {
 		return errors.New("server: a limit in Config is negative")

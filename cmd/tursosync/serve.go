@@ -46,6 +46,8 @@ func (a app) serve(ctx context.Context, args []string) (err error) {
 	s.DurationVar(&cfg.Database.Timeout, "timeout", server.DefaultTimeout, "how long the SQL of a request may take, and a client that does not read")
 	s.DurationVar(&cfg.Database.LongPollMax, "long-poll-max", server.DefaultLongPollMax, "how long a pull may wait for news")
 	s.Int64Var(&cfg.Database.CheckpointBytes, "checkpoint-bytes", server.DefaultCheckpointBytes, "size at which a WAL is moved into its file")
+	s.Int64Var(&cfg.Database.PinnedBytes, "pinned-bytes", server.DefaultPinnedBytes, "most old pages, in bytes, kept of a database for partial replicas")
+	s.DurationVar(&cfg.Database.PinnedFor, "pinned-for", server.DefaultPinnedFor, "how long they are kept after the last request for them")
 	s.DurationVar(&cfg.Database.StreamIdle, "stream-idle", server.DefaultStreamIdle, "how long an interactive stream waits for its next request")
 	s.DurationVar(&cfg.Database.TransactionMax, "transaction-max", server.DefaultTransactionMax, "how long a stream may keep a transaction open")
 	s.IntVar(&cfg.Database.StreamsMax, "streams-max", server.DefaultStreamsMax, "how many streams of a database may wait at a time")
