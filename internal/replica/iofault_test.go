@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,36 +24,6 @@ import (
 // The sessions of the crash tests again, with single file operations that fail:
 // every read, write, sync, truncation, deletion and so on, of SQLite's files and of
 // ours, in turn.
-
-// Environment of the sweeps.
-const (
-	// sweepFullEnv has every operation fail in turn, not a sample of them.
-	sweepFullEnv = "TURSOSYNC_SWEEP_FULL"
-	// sweepSeedEnv repeats a sample, sweepAtEnv a single operation.
-	sweepSeedEnv = "TURSOSYNC_SWEEP_SEED"
-	sweepAtEnv   = "TURSOSYNC_SWEEP_AT"
-)
-
-// sweep is which of n operations fail: all, or every so-many-th from a random one.
-func sweep(t *testing.T, n, sample int) []int {
-	t.Helper()
-	if at, err := strconv.Atoi(os.Getenv(sweepAtEnv)); err == nil {
-		return []int{at}
-	}
-	if os.Getenv(sweepFullEnv) != "" {
-		sample = 1
-	}
-	seed, err := strconv.ParseUint(os.Getenv(sweepSeedEnv), 10, 64)
-	if err != nil {
-		seed = rand.Uint64N(1 << 32)
-	}
-	t.Logf("%d operations, every %d. fails; %s=%d repeats it", n, sample, sweepSeedEnv, seed)
-	var list []int
-	for at := 1 + int(seed%uint64(sample)); at <= n; at += sample {
-		list = append(list, at)
-	}
-	return list
-}
 
 // template is a scenario made ready once, to be copied for each run.
 type template struct {
@@ -240,10 +209,8 @@ func (tm *template) sweep(t *testing.T, f faultfs.Fault, sample int) {
 		return report
 	}
 	n := run(t, 0).Ops
-	for _, at := range sweep(t, n, sample) {
-		if !t.Run(strconv.Itoa(at), func(t *testing.T) { run(t, at) }) && os.Getenv(sweepFullEnv) == "" {
-			break
-		}
+	for _, at := range faultfs.Sample(t, n, sample) {
+		t.Run(strconv.Itoa(at), func(t *testing.T) { run(t, at) })
 	}
 }
 
