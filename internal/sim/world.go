@@ -1,0 +1,556 @@
+package sim
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/tursosync/tursosync"
+	"github.com/tursosync/tursosync/internal/fault"
+	"github.com/tursosync/tursosync/server"
+)
+
+// violation is something that must never be: a bug.
+type violation struct{ text string }
+
+func (v *violation) Error() string { return v.text }
+
+// stats counts what a run did.
+type stats struct {
+	seeds, steps, commits, pushed, requests, checks int
+	crashes, crashesAgain                           int
+	faults                                          map[string]int
+}
+
+func (s *stats) add(o *stats) {
+	s.seeds += o.seeds
+	s.steps += o.steps
+	s.commits += o.commits
+	s.pushed += o.pushed
+	s.requests += o.requests
+	s.checks += o.checks
+	s.crashes += o.crashes
+	s.crashesAgain += o.crashesAgain
+	for k, n := range o.faults {
+		s.faults[k] += n
+	}
+}
+
+// world is a server, its replicas, and the model of both.
+type world struct {
+	root     string // of all files
+	dirs     int
+	host     host
+	stale    *server.Server
+	backups  []*backup
+	replicas []*replica
+	late     []*incoming
+	serial   chan struct{} // held while the server runs SQL
+
+	ready            bool // the tables are there
+	serverCheckpoint int64
+
+	txns     map[string]*txn // by token
+	onRemote map[string]bool // tokens
+	// gone are the tokens of transactions that were lost as they had to be: with the
+	// files of a replica or of the remote that were replaced by older ones.
+	gone map[string]bool
+	// unsound are the owners whose rows may lack a transaction in between for such a
+	// reason.
+	unsound map[string]bool
+	lastSer int
+	owners  int
+
+	stats stats
+	trace func(format string, args ...any)
+	err   error // the first that nobody could be told
+}
+
+// replica is one local database, through all its openings.
+type replica struct {
+	w      *world
+	name   string
+	dir    string
+	owner  string // whose rows it writes
+	db     *sql.DB
+	handle *tursosync.Replica
+	net    *network
+
+	live state // as the model has it
+	// pending are the transactions committed here that base has never held, in order.
+	pending []*txn
+	// seen are the tokens that base has held.
+	seen map[string]bool
+	// version is that of the remote's state that base was at.
+	version int
+	doubt   []*txn // commits that were under way when it crashed
+	readers []*reader
+	copies  []*copied
+	// rejected are the transactions in turso_sync_rejected.
+	rejected map[string]bool
+	// pushErr and pullErr are those of the last push and pull.
+	pushErr, pullErr error
+	// fuzzy: a pull is committed into live, but its pages are not all in base.
+	fuzzy bool
+}
+
+// copied is a copy of a replica's files, with what the model knew.
+type copied struct {
+	dir     string
+	pending []*txn
+	seen    map[string]bool
+	version int
+}
+
+// reader is a transaction that reads for a long time.
+type reader struct {
+	tx  *sql.Tx
+	saw state
+}
+
+func newWorld(root string, trace func(string, ...any)) *world {
+	w := &world{
+		root: root, serial: make(chan struct{}, 1), trace: trace,
+		txns: map[string]*txn{}, onRemote: map[string]bool{}, gone: map[string]bool{}, unsound: map[string]bool{},
+		stats: stats{faults: map[string]int{}},
+	}
+	w.host.model, w.host.sums = state{}, map[uint64]int{}
+	return w
+}
+
+func (w *world) newDir(kind string) (string, error) {
+	w.dirs++
+	dir := filepath.Join(w.root, fmt.Sprintf("%s%d", kind, w.dirs))
+	return dir, os.Mkdir(dir, 0o700)
+}
+
+// report keeps an error that happens where nobody waits for one.
+func (w *world) report(err error) {
+	if w.err == nil {
+		w.err = err
+	}
+}
+
+func (w *world) hit(f netFault) {
+	if f.Kind != "" {
+		w.stats.faults["net."+f.Kind]++
+	}
+}
+
+func (w *world) newOwner() string {
+	w.owners++
+	return fmt.Sprintf("o%d", w.owners)
+}
+
+const liveName = "app.db"
+
+// open opens the replica's files.
+func (r *replica) open() error {
+	cfg := tursosync.Config{
+		Path: filepath.Join(r.dir, liveName), URL: "http://sim.test", AuthToken: "t",
+		Options: map[string][]string{"_foreign_keys": {"1"}, "_busy_timeout": {"2000"}},
+		Sync:    tursosync.SyncManual, ClientName: r.name, HTTPClient: &http.Client{Transport: r.net},
+	}
+	c, err := tursosync.NewConnector(cfg)
+	if err != nil {
+		return err
+	}
+	db := sql.OpenDB(c)
+	if err := db.Ping(); err != nil {
+		_ = db.Close()
+		return fmt.Errorf("open %s: %w", r.name, err)
+	}
+	h, err := tursosync.ReplicaOf(db)
+	if err != nil {
+		_ = db.Close()
+		return fmt.Errorf("open %s: %w", r.name, err)
+	}
+	r.db, r.handle = db, h
+	return nil
+}
+
+// close closes the replica as a program does.
+func (r *replica) close() error {
+	for _, rd := range r.readers {
+		_ = rd.tx.Rollback()
+	}
+	r.readers = nil
+	if r.db == nil {
+		return nil
+	}
+	err := r.db.Close()
+	r.db, r.handle = nil, nil
+	if err != nil {
+		return fmt.Errorf("close %s: %w", r.name, err)
+	}
+	return nil
+}
+
+func (w *world) addReplica(dir string) (*replica, error) {
+	r := &replica{w: w, name: fmt.Sprintf("r%d", len(w.replicas)), owner: w.newOwner(), live: state{},
+		seen: map[string]bool{}, rejected: map[string]bool{}}
+	r.net = &network{w: w, r: r}
+	var err error
+	if r.dir = dir; dir == "" {
+		if r.dir, err = w.newDir(r.name + "-"); err != nil {
+			return nil, err
+		}
+	}
+	w.replicas = append(w.replicas, r)
+	return r, nil
+}
+
+// setUp makes server, replicas and tables.
+func (w *world) setUp(n int) error {
+	dir, err := w.newDir("server")
+	if err != nil {
+		return err
+	}
+	if err := w.startServer(dir); err != nil {
+		return err
+	}
+	w.host.sums[w.host.model.sum()] = 0
+	for i := range n {
+		r, err := w.addReplica("")
+		if err != nil {
+			return err
+		}
+		if err := r.open(); err != nil {
+			return err
+		}
+		if i == 0 {
+			for _, name := range sortedTables() {
+				if _, err := r.db.Exec(tables[name].create); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+			}
+			for _, text := range others {
+				if _, err := r.db.Exec(text); err != nil {
+					return fmt.Errorf("%s: %w", text, err)
+				}
+			}
+		}
+		if err := r.handle.Sync(context.Background()); err != nil {
+			return fmt.Errorf("first sync: %w", err)
+		}
+	}
+	w.ready = true
+	return w.tap()
+}
+
+// tearDown closes everything. Its errors matter: it is how programs end.
+func (w *world) tearDown() error {
+	var errs []error
+	for _, r := range w.replicas {
+		errs = append(errs, r.close())
+	}
+	errs = append(errs, w.closeStale(), w.stopServer())
+	return errors.Join(errs...)
+}
+
+// context bounds what a step may take, in simulated time.
+func stepContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 20*time.Minute)
+}
+
+// errCrash is what a dead process gets.
+var errCrash = errors.New("sim: the process is dead")
+
+// errDisk is what a step gets that fails.
+var errDisk = errors.New("sim: no space left on device")
+
+// at makes something happen at the n-th pass of a fault point while fn runs: the
+// process dies, or the disk is full from there on, or once.
+type at struct {
+	Kind  string // "crash", "full", "fail", "commit"
+	Point string // "*": any
+	N     int
+}
+
+func (a at) String() string { return fmt.Sprintf("%s:%s/%d", a.Kind, a.Point, a.N) }
+
+// during runs fn on r with what a says. crashed is a folder with the files as they
+// were when r died; empty: it did not.
+func (w *world) during(r *replica, a at, fn func() error) (err error, crashed string, hit bool) {
+	if a.Kind == "" {
+		return fn(), "", false
+	}
+	passes := 0
+	restore := fault.Set(func(point string) error {
+		if crashed != "" {
+			return errCrash
+		}
+		if hit && a.Kind == "full" {
+			return errDisk
+		}
+		if hit || a.Point != "*" && a.Point != point {
+			return nil
+		}
+		if passes++; passes < a.N {
+			return nil
+		}
+		hit = true
+		w.trace("    %s at %s", a.Kind, point)
+		w.stats.faults[a.Kind+"."+point]++
+		switch a.Kind {
+		case "crash":
+			dir, e := w.newDir(r.name + "-")
+			if e == nil {
+				e = copyFiles(dir, r.dir)
+			}
+			if e != nil {
+				w.report(e)
+			}
+			crashed = dir
+			r.net.kill()
+			return errCrash
+		case "commit":
+			w.commitMeanwhile(r, a.N)
+			return nil
+		}
+		return errDisk
+	})
+	defer restore()
+	err = fn()
+	return err, crashed, hit
+}
+
+// crash abandons the process of r and goes on with the files in dir, as they
+// were at the moment of its death. The handles of the dead process are closed, which
+// changes files that nobody looks at any more.
+func (w *world) crash(r *replica, dir string, again at) error {
+	w.stats.crashes++
+	restore := fault.Set(func(string) error { return errCrash })
+	r.net.kill()
+	_ = r.close()
+	restore()
+	for {
+		r.dir, r.net = dir, &network{w: w, r: r}
+		var err error
+		var crashed string
+		err, crashed, _ = w.during(r, again, func() error {
+			e := r.open()
+			return e
+		})
+		if crashed == "" {
+			if err != nil && again.Kind != "" && (errors.Is(err, errDisk)) {
+				again = at{}
+				if err := r.close(); err != nil {
+					return err
+				}
+				continue
+			}
+			if err != nil {
+				return &violation{fmt.Sprintf("after a crash: %v", err)}
+			}
+			break
+		}
+		w.stats.crashesAgain++
+		restore := fault.Set(func(string) error { return errCrash })
+		_ = r.close()
+		restore()
+		dir, again = crashed, at{}
+	}
+	return w.settleDoubt(r)
+}
+
+// settleDoubt finds out what became of the commits that were under way when the
+// process died: both outcomes are right.
+func (w *world) settleDoubt(r *replica) error {
+	for _, t := range r.doubt {
+		list, err := readStrings(r.db, `SELECT token FROM journal WHERE token = ?`, t.token)
+		if err != nil {
+			return err
+		}
+		if len(list) == 1 {
+			r.pending = append(r.pending, t)
+		} else {
+			w.gone[t.token] = true
+		}
+	}
+	r.doubt = nil
+	return nil
+}
+
+// copyFiles copies the files of a folder as they are at this moment, but for the
+// memory that SQLite shares, which no process inherits. Opening live by hand drops
+// SQLite's locks on it; only other processes could notice.
+func copyFiles(to, from string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), "-shm") {
+			continue
+		}
+		if err := copyFile(filepath.Join(to, e.Name()), filepath.Join(from, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		_ = out.Close()
+		return err
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	// A copy by the system keeps the time, and the hint of a clean close looks at it.
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	return os.Chtimes(to, time.Time{}, info.ModTime())
+}
+
+// commitMeanwhile lets the application commit while the replica is at work. It waits
+// a moment for the writers' gate, which may be closed.
+func (w *world) commitMeanwhile(r *replica, n int) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	rnd := rand.New(rand.NewPCG(uint64(n), 99))
+	// Nobody can tell on which side of the page commit this is.
+	var err error
+	if r.live, err = readAll(r.db); err != nil {
+		w.report(err)
+		return
+	}
+	if err := w.commitOne(ctx, r, rnd); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		w.report(fmt.Errorf("commit on %s meanwhile: %w", r.name, err))
+	}
+}
+
+// pushMeanwhile lets another replica commit and push while r is at work.
+func (w *world) pushMeanwhile(r *replica, n int) {
+	o := w.replicas[n%len(w.replicas)]
+	if o == r || o.db == nil {
+		return
+	}
+	rnd := rand.New(rand.NewPCG(uint64(n), 98))
+	ctx, cancel := stepContext()
+	defer cancel()
+	if err := w.commitOne(ctx, o, rnd); err != nil {
+		w.report(fmt.Errorf("commit on %s meanwhile: %w", o.name, err))
+	}
+	o.net.begin(nil)
+	o.pushErr = o.handle.Push(ctx)
+}
+
+var tokenText = regexp.MustCompile(`~[0-9]+~`)
+
+// learn finds out what was put aside, and what base holds: from then on those
+// transactions are the remote's responsibility.
+func (w *world) learn(r *replica) (base state, err error) {
+	list, err := r.handle.Rejected(context.Background())
+	if err != nil {
+		return nil, fmt.Errorf("rejected: %w", err)
+	}
+	r.rejected = map[string]bool{}
+	for _, j := range list {
+		token := ""
+		for _, c := range j.Changes {
+			if c.Table == "journal" {
+				token = tokenText.FindString(string(c.After))
+			}
+		}
+		if w.txns[token] == nil {
+			return nil, &violation{fmt.Sprintf("%s put aside a transaction without a token: %d changes: %s", r.name, len(j.Changes), j.Reason)}
+		}
+		r.rejected[token] = true
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, liveName+"-pull")); err == nil {
+		// The next pull, or opening, brings this to an end. Until then live is what
+		// it is.
+		r.fuzzy = true
+		r.live, err = readAll(r.db)
+		return nil, err
+	}
+	r.fuzzy = false
+	if base, err = readBase(r.dir); err != nil {
+		return nil, err
+	}
+	for _, row := range base["journal"] {
+		token, _ := row["token"].(string)
+		r.seen[token] = true
+	}
+	kept := r.pending[:0:0]
+	for _, t := range r.pending {
+		if !r.seen[t.token] && !r.rejected[t.token] {
+			kept = append(kept, t)
+		}
+	}
+	r.pending = kept
+	r.live = base.clone()
+	for _, t := range r.pending {
+		r.live.apply(t)
+	}
+	return base, nil
+}
+
+// readBase reads base, which nobody writes at the moment.
+func readBase(dir string) (state, error) {
+	path := filepath.Join(dir, liveName+"-base")
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		return state{}, nil
+	}
+	db, err := sql.Open("sqlite3", "file:"+path+"?mode=ro&immutable=1")
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	s, err := readAll(db)
+	if err != nil {
+		return nil, fmt.Errorf("read base: %w", err)
+	}
+	return s, nil
+}
+
+// restored tells that the remote went back: what replicas had handed over for good
+// may be gone.
+func (w *world) restored() {
+	w.writeOff()
+	for _, r := range w.replicas {
+		w.unsound[r.owner] = true
+		r.owner = w.newOwner()
+	}
+}
+
+// writeOff notes which transactions are nowhere any more.
+func (w *world) writeOff() {
+	kept := map[string]bool{}
+	for _, r := range w.replicas {
+		for _, t := range r.pending {
+			kept[t.token] = true
+		}
+		for token := range r.rejected {
+			kept[token] = true
+		}
+	}
+	for token := range w.txns {
+		if !kept[token] && !w.onRemote[token] {
+			w.gone[token] = true
+		}
+	}
+}
