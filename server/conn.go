@@ -24,6 +24,11 @@ type conn struct {
 	permission   Permission
 	silence      *silence // nil: all triggers fire
 	fireTriggers bool     // Config.FireTriggers
+	turn         turn     // whose turn it is to write; nil: whoever comes
+	writing      bool     // it is this connection's
+	spoiled      bool     // by an error, so that it must not be used for long
+	// compiled are statements that strangers may need again, by their text.
+	compiled map[string]compiled
 }
 
 // busyTimeout is how long a statement waits for another writer, in milliseconds.
@@ -58,7 +63,12 @@ func openConn(cfg Config) (*conn, error) {
 	return out, nil
 }
 
-func (c *conn) close() error { return c.c.Close() }
+func (c *conn) close() error {
+	c.forget()
+	err := c.c.Close() // rolls back what is open
+	c.giveTurn()
+	return err
+}
 
 // one runs a statement and returns the first value of its first row as text.
 func (c *conn) one(sql string) (string, error) {

@@ -41,7 +41,9 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 	results, err := s.run(ctx, st, req.Requests)
 	var baton *string
 	switch {
-	case err != nil, closes(req.Requests), !st.resumed && wholeTransaction(req.Requests) && !st.conn.db.Info().Autocommit:
+	case err == nil && closes(req.Requests):
+		s.release(st)
+	case err != nil, !st.resumed && wholeTransaction(req.Requests) && !st.conn.db.Info().Autocommit:
 		st.close()
 	default:
 		baton = s.park(st, "")
@@ -122,6 +124,10 @@ func (s *Server) afterCommit() {
 	go func() {
 		defer s.active.Done()
 		defer s.checkpointing.Store(false)
+		if !s.turn.wait(s.ctx, time.Second) {
+			return
+		}
+		defer s.turn.end()
 		if !s.gate.TryLock() {
 			return // the next commit tries again
 		}

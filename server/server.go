@@ -119,6 +119,8 @@ type Server struct {
 	gate          sync.RWMutex
 	checkpointing atomic.Bool // a goroutine is at it
 	parked        streams
+	pool          pool
+	turn          turn
 	running       chan struct{} // holds an element for each request of SQLMax
 
 	ctx    context.Context // ends with Close
@@ -144,7 +146,7 @@ func Open(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel, parked: streams{parked: map[string]*stream{}}, running: make(chan struct{}, cfg.SQLMax)}, nil
+	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel, parked: streams{parked: map[string]*stream{}}, turn: newTurn(), running: make(chan struct{}, cfg.SQLMax)}, nil
 }
 
 // validate fills in the defaults.
@@ -201,6 +203,7 @@ func (s *Server) Close() error {
 	s.cancel()
 	s.parked.close()
 	s.active.Wait()
+	s.pool.close()
 	return s.history.close()
 }
 

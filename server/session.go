@@ -145,13 +145,16 @@ func (x *session) prepare(sql *string, id *int32) (*shim.Stmt, *wire.Error) {
 	if fault != nil {
 		return nil, fault
 	}
-	x.stream.dirty = x.stream.dirty || settles(text)
 	if err := x.conn.settle(); err != nil {
 		return nil, sqlFault(err)
 	}
+	if s := x.conn.recall(text); s != nil {
+		return s, nil // of this stream, or of one that ended without settings
+	}
+	x.stream.dirty = x.stream.dirty || settles(text)
 	s, tail, err := x.conn.prepare(text)
 	if err != nil {
-		return nil, sqlFault(err)
+		return nil, x.fault(err)
 	}
 	if s == nil {
 		return nil, &wire.Error{Message: "there is no statement", Code: "SQL_NO_STATEMENT"}
@@ -213,21 +216,34 @@ func (x *session) step(st *wire.Stmt, begin func([]wire.Col) error, take func([]
 	if fault != nil {
 		return nil, fault, nil
 	}
-	defer s.Close()
+	ended := false
+	defer func() {
+		if !ended {
+			s.Close()
+		}
+		x.conn.endTurn()
+	}()
 	if fault := bind(s, st); fault != nil {
 		return nil, fault, nil
 	}
+	if err := x.conn.takeTurn(x.ctx, s); err != nil {
+		return nil, x.fault(err), nil
+	}
 	before := x.conn.db.Info()
 	out = &wire.StmtResult{}
-	cols := columns(s)
-	if err := begin(cols); err != nil {
-		return nil, nil, err
-	}
+	var cols []wire.Col
 	want := st.WantRows == nil || *st.WantRows
-	for {
+	for first := true; ; first = false {
 		row, err := s.Step()
 		if err != nil {
-			return nil, sqlFault(err), nil
+			return nil, x.fault(err), nil
+		}
+		if first {
+			// Not before: the schema may have changed since it was compiled.
+			cols = columns(s)
+			if err := begin(cols); err != nil {
+				return nil, nil, err
+			}
 		}
 		if !row {
 			break
@@ -244,7 +260,12 @@ func (x *session) step(st *wire.Stmt, begin func([]wire.Col) error, take func([]
 			return nil, nil, err
 		}
 	}
-	s.Close()
+	ended = true
+	if text, fault := x.text(st.SQL, st.SQLID); fault == nil {
+		x.conn.dismiss(text, s)
+	} else {
+		s.Close()
+	}
 	after := x.conn.db.Info()
 	if x.stream.readOnly || !after.Autocommit && before.Autocommit {
 		if text, fault := x.text(st.SQL, st.SQLID); fault == nil {
@@ -354,18 +375,20 @@ func (x *session) sequence(r *wire.StreamRequest) *wire.Error {
 	for text != "" && x.ctx.Err() == nil {
 		s, tail, err := x.conn.prepare(text)
 		if err != nil {
-			return sqlFault(err)
+			return x.fault(err)
 		}
 		text = tail
 		if s == nil {
 			continue
 		}
+		err = x.conn.takeTurn(x.ctx, s)
 		for row := true; row && err == nil; {
 			row, err = s.Step()
 		}
 		s.Close()
+		x.conn.endTurn()
 		if err != nil {
-			return sqlFault(err)
+			return x.fault(err)
 		}
 	}
 	return nil
@@ -373,6 +396,12 @@ func (x *session) sequence(r *wire.StreamRequest) *wire.Error {
 
 // describe tells about a statement without running it.
 func (x *session) describe(r *wire.StreamRequest) (*wire.DescribeResult, *wire.Error) {
+	if x.conn.db.Info().Autocommit {
+		// Nothing runs that would make SQLite see a schema that has changed.
+		if err := x.conn.exec("SELECT 1 FROM sqlite_schema LIMIT 1"); err != nil {
+			return nil, x.fault(err)
+		}
+	}
 	s, fault := x.prepare(r.SQL, r.SQLID)
 	if fault != nil {
 		return nil, fault
@@ -386,6 +415,12 @@ func (x *session) describe(r *wire.StreamRequest) (*wire.DescribeResult, *wire.E
 		}
 	}
 	return out, nil
+}
+
+// fault is sqlFault for what happened on the session's connection.
+func (x *session) fault(err error) *wire.Error {
+	x.conn.blame(err)
+	return sqlFault(err)
 }
 
 // sqlFault makes an error for the wire of one of SQLite's.

@@ -67,11 +67,19 @@ func (s *Server) attach(baton *string, permission Permission) (*stream, error) {
 		}
 		st.resumed = true
 	}
-	if st.conn == nil {
+	pooled := false
+	if st.conn == nil && permission == Permission(ReadWrite) {
+		st.conn = s.pool.get()
+		pooled = st.conn != nil
+	}
+	if pooled {
+		st.conn.db.SetLastInsertRowID(st.rowID)
+	} else if st.conn == nil {
 		var err error
 		if st.conn, err = openConn(s.cfg); err != nil {
 			return nil, err
 		}
+		st.conn.turn = s.turn
 		st.conn.limit(s.cfg)
 		st.conn.db.SetLastInsertRowID(st.rowID)
 	} else if err := st.conn.unrestrict(); err != nil {
@@ -82,6 +90,9 @@ func (s *Server) attach(baton *string, permission Permission) (*stream, error) {
 		st.sql = map[int32]string{}
 	}
 	st.permission = permission
+	if pooled {
+		return st, nil // it has that permission
+	}
 	err := st.conn.restrict(permission)
 	if err == nil && st.readOnly {
 		err = st.queryOnly(true)
@@ -120,8 +131,7 @@ func (s *Server) park(st *stream, baton string) *string {
 		if !st.dirty && !st.resumed {
 			// Most who begin a stream and do not close it, replicas among them, never
 			// come back. They shall not cost a connection.
-			st.close()
-			st.conn = nil
+			s.release(st)
 			if len(st.sql) == 0 && baton == "" {
 				b := bareBaton + strconv.FormatInt(st.rowID, 10)
 				return &b
