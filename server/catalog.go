@@ -45,10 +45,15 @@ func (c *conn) prepare(sql string) (*shim.Stmt, string, error) {
 		}
 		c.catalog.replaces, c.catalog.creates = saysReplace(sql), ""
 	}
-	c.denied = false
+	c.denied, c.missing = false, ""
 	s, tail, err := c.compile(sql)
-	if e := (*shim.StmtError)(nil); c.denied && errors.As(err, &e) && e.Code == int(sqlite3.ErrError) {
-		e.Code = int(sqlite3.ErrAuth) // SQLite says so of all refusals but those of functions
+	if e := (*shim.StmtError)(nil); c.denied && errors.As(err, &e) {
+		if e.Code == int(sqlite3.ErrError) {
+			e.Code = int(sqlite3.ErrAuth) // SQLite says so of all refusals but those of functions
+		}
+		if c.missing != "" && e.Code&0xff == int(sqlite3.ErrAuth) {
+			e.Message = "not authorized: the token has no " + c.missing
+		}
 	}
 	return s, tail, err
 }

@@ -19,6 +19,7 @@ type conn struct {
 	db      shim.DB
 	catalog *catalog // nil: nobody needs one
 	denied  bool     // the authorizer refused something of the statement
+	missing string   // for what was refused, if it can be said
 	own     bool     // what is compiled is not a stranger's
 	// permission is that of the stranger whose SQL runs; nil: nobody's does.
 	permission   Permission
@@ -180,5 +181,11 @@ func (c *conn) allows(action int, arg1, arg2, schema string) bool {
 	if c.catalog != nil && !c.catalog.refine(&a) {
 		return true
 	}
-	return c.permission.Allow(a)
+	if c.permission.Allow(a) {
+		return true
+	}
+	if e, ok := c.permission.(Explainer); ok && c.missing == "" {
+		c.missing = e.Missing(a)
+	}
+	return false
 }

@@ -42,6 +42,13 @@ type Permission interface {
 	Allow(Action) bool
 }
 
+// Explainer is a Permission that can tell what is missing for an action that it
+// does not allow, in words for the client: "data_add on table \"todos\"". It
+// returns nothing when it cannot.
+type Explainer interface {
+	Missing(Action) string
+}
+
 // Action is one thing that a statement does, in the terms of SQLite's authorizer
 // (https://sqlite.org/c3ref/c_alter_table.html).
 type Action struct {

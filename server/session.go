@@ -207,6 +207,9 @@ func (x *session) step(st *wire.Stmt, begin func([]wire.Col) error, take func([]
 	defer func() {
 		if fault != nil {
 			x.stats.statementErrors.Add(1)
+			if fault.Code == "SQLITE_READONLY" && x.stream.permission.ReadOnly() {
+				fault.Message += ": the token is read-only"
+			}
 		}
 	}()
 	if text, fault := x.text(st.SQL, st.SQLID); fault == nil && text == wire.ReplaySQL {

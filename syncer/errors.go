@@ -98,6 +98,9 @@ func (e *HaltedError) Error() string {
 	if e.Halt.Txn != 0 {
 		s = fmt.Sprintf("push is halted at transaction %d: %s", e.Halt.Txn, e.Halt.Reason)
 	}
+	if e.Halt.Txn == 0 {
+		return s + " (put it right, then Retry)"
+	}
 	return s + " (decide with Retry, Skip or Rewrite)"
 }
 

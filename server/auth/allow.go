@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"fmt"
 	"strings"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
@@ -41,6 +42,46 @@ func (r *Rights) Allow(a server.Action) bool {
 		return false
 	}
 	return r.schema(a)
+}
+
+// Missing implements server.Explainer.
+func (r *Rights) Missing(a server.Action) string {
+	need, table := needs(a)
+	if strings.HasPrefix(fold(table), "sqlite_") && need&DataRead == 0 {
+		return "right to change the schema" // this is how it is written
+	}
+	if need &^= r.all | r.tables[fold(table)]; need == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s on table %q", need, table)
+}
+
+// needs is what an action needs at least, on which table.
+func needs(a server.Action) (need Actions, table string) {
+	switch a.Code {
+	case sqlite3.SQLITE_READ:
+		need, table = DataRead, a.Arg1
+	case sqlite3.SQLITE_INSERT:
+		need, table = DataAdd, a.Arg1
+	case sqlite3.SQLITE_UPDATE:
+		need, table = DataUpdate, a.Arg1
+	case sqlite3.SQLITE_DELETE:
+		need, table = DataDelete, a.Arg1
+	case sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_CREATE_VIEW:
+		need, table = SchemaAdd, a.Arg1
+	case sqlite3.SQLITE_CREATE_INDEX, sqlite3.SQLITE_CREATE_TRIGGER:
+		need, table = SchemaAdd, a.Arg2
+	case sqlite3.SQLITE_DROP_TABLE, sqlite3.SQLITE_DROP_VIEW:
+		need, table = SchemaDelete, a.Arg1
+	case sqlite3.SQLITE_DROP_INDEX, sqlite3.SQLITE_DROP_TRIGGER:
+		need, table = SchemaDelete, a.Arg2
+	case sqlite3.SQLITE_ALTER_TABLE:
+		need, table = SchemaUpdate, a.Arg2
+	}
+	if a.Replaces {
+		need |= DataDelete
+	}
+	return need, table
 }
 
 // data decides about rows of the database.
