@@ -485,19 +485,33 @@ func (c *committer) once() error {
 		}
 		defer ClearFault()
 	}
+	frames := 0
+	add := func(no page.No, image []byte) error {
+		frames++
+		return p.Append(no, image)
+	}
 	abort := c.rnd.IntN(20) == 0
+	if c.rnd.IntN(80) == 0 { // over the ends of blocks, and many entries in the wal-index when it is aborted
+		abort = c.rnd.IntN(2) == 0
+		for range c.rnd.IntN(4500) {
+			no := page.No(1 + c.rnd.IntN(len(to)/page.Size))
+			if err := add(no, to[no.Offset():][:page.Size]); err != nil {
+				return err
+			}
+		}
+	}
 	if !abort {
 		if err := c.note("intent %s", s); err != nil {
 			return err
 		}
 	}
 	if c.rnd.IntN(4) == 0 { // the last image of a page counts
-		if err := p.Append(pages[0], bytes.Repeat([]byte{0xee}, page.Size)); err != nil {
+		if err := add(pages[0], bytes.Repeat([]byte{0xee}, page.Size)); err != nil {
 			return err
 		}
 	}
 	for _, no := range pages {
-		if err := p.Append(no, to[no.Offset():][:page.Size]); err != nil {
+		if err := add(no, to[no.Offset():][:page.Size]); err != nil {
 			return err
 		}
 	}
@@ -507,7 +521,7 @@ func (c *committer) once() error {
 	if err := p.Commit(uint32(len(to) / page.Size)); err != nil {
 		return err
 	}
-	if err := c.note("frames %x %d %d %d", p.State().Salt, p.State().MaxFrame, len(pages), len(to)/page.Size); err != nil {
+	if err := c.note("frames %x %d %d %d", p.State().Salt, p.State().MaxFrame, frames, len(to)/page.Size); err != nil {
 		return err
 	}
 	return c.committed(s, true)
@@ -764,7 +778,11 @@ func TestTorture(t *testing.T) {
 	nextKill := began.Add(300 * time.Millisecond)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for b.pageCommits() < commits && time.Since(began) < limit && !t.Failed() {
+	for !t.Failed() {
+		n, took := b.pageCommits(), time.Since(began)
+		if n >= commits || took > limit && n >= 20 || took > limit+2*time.Minute {
+			break
+		}
 		<-tick.C
 		if time.Now().After(nextKill) {
 			nextKill = time.Now().Add(time.Duration(100+rnd.IntN(700)) * time.Millisecond)
