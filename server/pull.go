@@ -199,12 +199,13 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, snap *snapshot) er
 
 	var out io.Writer = w
 	finish := func() error { return nil }
+	var z *gzip.Writer
 	if len(snap.pages) > 0 && acceptsGzip(r) {
+		z = zipper(w)
+	}
+	if z != nil {
+		defer giveBack(z)
 		w.Header().Set("Content-Encoding", "gzip")
-		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
-		if err != nil {
-			return err
-		}
 		out, finish = z, z.Close
 	} else {
 		w.Header().Set("Content-Length", strconv.Itoa(snap.length(len(head))))
