@@ -18,7 +18,7 @@ func (s *Server) Backup(ctx context.Context, start func(bytes int64) (io.Writer,
 		return ErrClosed
 	}
 	defer s.active.Done()
-	snap, err := s.snapshot(wire.PullRequest{}, nil)
+	snap, err := s.snapshot(ctx, wire.PullRequest{}, nil)
 	if err != nil {
 		return fmt.Errorf("back up database: %w", err)
 	}

@@ -58,8 +58,19 @@ func (s *Server) pull(w http.ResponseWriter, r *http.Request) {
 		s.gate.RLock()
 		defer s.gate.RUnlock()
 	}
-	snap, err := s.part(req, selected)
+	ctx, done := r.Context(), func() {}
+	if byQuery(req) {
+		if ctx, done, ok = s.admit(w, r, nil); !ok {
+			return
+		}
+	}
+	snap, err := s.part(ctx, req, selected)
+	done()
+	bad := (*queryError)(nil)
 	switch {
+	case errors.As(err, &bad):
+		fail(w, http.StatusBadRequest, err.Error())
+		return
 	case errors.Is(err, errGone):
 		fail(w, http.StatusGone, err.Error())
 		return
@@ -91,13 +102,13 @@ func (s *Server) longPoll(ctx context.Context, req wire.PullRequest) {
 
 // part is snapshot for requests. A client that begins with a part of the database
 // will ask for others as of the same revision.
-func (s *Server) part(req wire.PullRequest, selected *page.Set) (*snapshot, error) {
-	if selected == nil || req.ClientRevision != "" || req.ServerRevision != "" {
-		return s.snapshot(req, selected)
+func (s *Server) part(ctx context.Context, req wire.PullRequest, selected *page.Set) (*snapshot, error) {
+	if selected == nil && !byQuery(req) || req.ClientRevision != "" || req.ServerRevision != "" {
+		return s.snapshot(ctx, req, selected)
 	}
 	s.gate.RLock() // a checkpoint would not know of the pin
 	defer s.gate.RUnlock()
-	snap, err := s.snapshot(req, selected)
+	snap, err := s.snapshot(ctx, req, selected)
 	if err == nil {
 		s.history.pin(snap.plan)
 	}
@@ -122,7 +133,7 @@ type snapshot struct {
 // that the transaction sees. Or all of the WAL was in the file when it began: then
 // SQLite may let the WAL start over, but moves nothing into the file, which is the
 // state (https://sqlite.org/walformat.html#locks).
-func (s *Server) snapshot(req wire.PullRequest, selected *page.Set) (*snapshot, error) {
+func (s *Server) snapshot(ctx context.Context, req wire.PullRequest, selected *page.Set) (*snapshot, error) {
 	snap := &snapshot{history: s.history, pinned: req.ServerRevision != ""}
 	var err error
 	for range 1000 {
@@ -152,7 +163,12 @@ func (s *Server) snapshot(req wire.PullRequest, selected *page.Set) (*snapshot, 
 		if err != nil {
 			break
 		}
-		if before == after {
+		if before == after && byQuery(req) {
+			if selected, err = s.history.touched(ctx, snap.conn, req.QuerySelector, after); err != nil {
+				break
+			}
+		}
+		if before == after && (selected != nil || !byQuery(req)) {
 			var stale bool
 			if snap.plan, stale, err = s.history.plan(req.ClientRevision, req.ServerRevision, selected, after); err != nil || !stale {
 				break

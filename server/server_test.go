@@ -161,8 +161,8 @@ func (c *client) digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// check opens what the client has with SQLite.
-func (c *client) check(t *testing.T, queries ...string) []string {
+// open opens what the client has with SQLite.
+func (c *client) open(t *testing.T) *sql.DB {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "pulled.db")
 	if err := os.WriteFile(name, c.file(), 0o644); err != nil {
@@ -172,6 +172,13 @@ func (c *client) check(t *testing.T, queries ...string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return db
+}
+
+// check has SQLite judge what the client has.
+func (c *client) check(t *testing.T, queries ...string) []string {
+	t.Helper()
+	db := c.open(t)
 	defer func() { _ = db.Close() }()
 	var out []string
 	for _, q := range append([]string{"PRAGMA integrity_check"}, queries...) {

@@ -249,6 +249,7 @@ extern void sqlite3_result_error_nomem(sqlite3_context *) TS_WEAK;
 extern void *sqlite3_malloc64(sqlite3_uint64) TS_WEAK;
 extern void *sqlite3_realloc64(void *, sqlite3_uint64) TS_WEAK;
 extern void sqlite3_free(void *) TS_WEAK;
+extern int sqlite3_db_release_memory(sqlite3 *) TS_WEAK;
 extern char *sqlite3_mprintf(const char *, ...) TS_WEAK;
 extern int sqlite3_stricmp(const char *, const char *) TS_WEAK;
 extern int sqlite3_strnicmp(const char *, const char *, int) TS_WEAK;
@@ -258,6 +259,13 @@ int ts_handle_init(void);
 void ts_handle_expect(uint64_t nonce);
 sqlite3 *ts_handle_take(void);
 int ts_db_config(sqlite3 *db, int op, int on, int *now);
+
+/* reads.c */
+typedef struct ts_reads ts_reads;
+int ts_reads_start(sqlite3 *db, int which, sqlite3_int64 head, sqlite3_int64 unit, ts_reads **out);
+int ts_reads_stop(ts_reads *r);
+const unsigned char *ts_reads_bits(ts_reads *r, sqlite3_int64 *bytes);
+void ts_reads_free(ts_reads *r);
 
 /* file.c */
 int ts_file(sqlite3 *db, int which, sqlite3_file **out);
