@@ -496,11 +496,17 @@ func TestPageCommitAborted(t *testing.T) {
 // dieInPageCommit has another process append all pages as zeros and die.
 func dieInPageCommit(t *testing.T, path string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestDieInPageCommit$")
-	cmd.Env = append(os.Environ(), "TURSOSYNC_TEST_DIE="+path)
+	childDies(t, 42, "^TestDieInPageCommit$", "TURSOSYNC_TEST_DIE="+path)
+}
+
+// childDies runs a test in another process, which must end with an exit code.
+func childDies(t *testing.T, code int, test, env string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run="+test)
+	cmd.Env = append(os.Environ(), env)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 42 {
+	if !errors.As(err, &exit) || exit.ExitCode() != code {
 		t.Fatalf("the other process: %v\n%s", err, out)
 	}
 }
