@@ -16,34 +16,13 @@ type Values []Value
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (v *Values) UnmarshalJSON(b []byte) error {
-	if out, ok := quickValues(b); ok {
+	q := quick{b: b}
+	if out := q.values(); !q.bad && len(q.b) == 0 {
 		*v = out
 		return nil
 	}
 	*v = nil
 	return json.Unmarshal(b, (*[]Value)(v))
-}
-
-func quickValues(b []byte) (out Values, ok bool) {
-	if len(b) < 2 || b[0] != '[' {
-		return nil, false
-	}
-	out = make(Values, 0, 1+bytes.Count(b, []byte(`},{`)))
-	for b = b[1:]; len(b) > 0 && b[0] == '{'; b = b[1:] {
-		v, n, ok := quickValue(b)
-		if !ok || n == len(b) {
-			return nil, false
-		}
-		out = append(out, Value{v})
-		switch b = b[n:]; b[0] {
-		case ',':
-		case ']':
-			return out, len(b) == 1
-		default:
-			return nil, false
-		}
-	}
-	return out, len(out) == 0 && string(b) == "]"
 }
 
 // quickValue reads a value at the beginning of b and returns how long it is. It
