@@ -55,7 +55,7 @@ func (w *world) startServer(dir string) error {
 		return err
 	}
 	plain.SetMaxOpenConns(1)
-	plain.SetMaxIdleConns(0) // so that it is never in the way
+	plain.SetMaxIdleConns(1)
 	w.host.dir, w.host.srv, w.host.plain = dir, srv, plain
 	return nil
 }

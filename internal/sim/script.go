@@ -326,6 +326,9 @@ func (w *world) sync(ctx context.Context, x step, r *replica) error {
 		return w.crash(r, crashed, x.Again)
 	}
 	w.trace("    = %v", err)
+	if x.Kind != "pull" && x.Kind != "checkpoint" && x.Kind != "rebootstrap" && !bad(r.pushErr) {
+		r.wary = false
+	}
 	mayFail := hit && x.At.Kind != "commit"
 	for _, f := range x.Net {
 		mayFail = mayFail || f.fails()
@@ -543,6 +546,7 @@ func (w *world) rest() error {
 				cancel()
 				return &violation{fmt.Sprintf("push of %s when all is well: %v", r.name, r.pushErr)}
 			}
+			r.wary = false
 			r.pullErr = r.handle.Pull(ctx)
 			cancel()
 			if r.pullErr != nil {
@@ -558,3 +562,4 @@ func (w *world) rest() error {
 	}
 	return w.checkRest()
 }
+

@@ -100,7 +100,11 @@ type replica struct {
 	// pushErr and pullErr are those of the last push and pull.
 	pushErr, pullErr error
 	// fuzzy: a pull is committed into live, but its pages are not all in base.
-	fuzzy bool
+	fuzzy   bool
+	closing bool
+	// wary: files went back in time, and only the next push finds out what the remote
+	// has lost.
+	wary bool
 }
 
 // copied is a copy of a replica's files, with what the model knew.
@@ -156,7 +160,7 @@ const liveName = "app.db"
 // open opens the replica's files.
 func (r *replica) open() error {
 	cfg := tursosync.Config{
-		Path: filepath.Join(r.dir, liveName), URL: "http://sim.test", AuthToken: "t",
+		Path: filepath.Join(r.dir, liveName), URL: "http://sim.test", AuthToken: "secret-token",
 		Options: map[string][]string{"_foreign_keys": {"1"}, "_busy_timeout": {"2000"}},
 		Sync:    tursosync.SyncManual, ClientName: r.name, HTTPClient: &http.Client{Transport: r.net},
 	}
@@ -187,8 +191,9 @@ func (r *replica) close() error {
 	if r.db == nil {
 		return nil
 	}
+	r.closing = true
 	err := r.db.Close()
-	r.db, r.handle = nil, nil
+	r.db, r.handle, r.closing = nil, nil, false
 	if err != nil {
 		return fmt.Errorf("close %s: %w", r.name, err)
 	}
@@ -314,6 +319,9 @@ func (w *world) during(r *replica, a at, fn func() error) (err error, crashed st
 			r.net.kill()
 			return errCrash
 		case "commit":
+			if r.closing {
+				return nil
+			}
 			w.commitMeanwhile(r, a.N)
 			return nil
 		}
@@ -533,7 +541,7 @@ func (w *world) restored() {
 	w.writeOff()
 	for _, r := range w.replicas {
 		w.unsound[r.owner] = true
-		r.owner = w.newOwner()
+		r.owner, r.wary = w.newOwner(), true
 	}
 }
 
