@@ -193,17 +193,20 @@ static int grow(void **p, uint32_t n, uint32_t *cap, size_t size) {
   return SQLITE_OK;
 }
 
-static char *copy_text(const char *s) {
+/* copy_text and copy_ints return NULL for what is not given; *rc tells when memory ran out instead. */
+static char *copy_text(const char *s, int *rc) {
   if (s == NULL) return NULL;
   size_t n = strlen(s) + 1;
   char *p = malloc(n);
+  if (p == NULL) *rc = SQLITE_NOMEM;
   if (p) memcpy(p, s, n);
   return p;
 }
 
-static int *copy_ints(const int *v, int n) {
+static int *copy_ints(const int *v, int n, int *rc) {
   if (v == NULL || n <= 0) return NULL;
   int *p = malloc((size_t)n * sizeof(int));
+  if (p == NULL) *rc = SQLITE_NOMEM;
   if (p) memcpy(p, v, (size_t)n * sizeof(int));
   return p;
 }
@@ -496,9 +499,10 @@ static int table_index(ts_capture *c, const char *name) {
   }
   if (grow((void **)&c->tables, c->ntables, &c->captables, sizeof(table)) != SQLITE_OK) return -1;
   table *t = &c->tables[c->ntables];
+  int rc = SQLITE_OK;
   memset(t, 0, sizeof(*t));
-  t->name = copy_text(name);
-  if (t->name == NULL) return -1;
+  t->name = copy_text(name, &rc);
+  if (rc != SQLITE_OK) return -1;
   t->ignored = ours(name) || has_prefix(name, "sqlite_");
   c->last_table = c->ntables;
   c->names[h] = ++c->ntables;
@@ -1169,7 +1173,7 @@ void ts_forget_shapes(ts_capture *c) { c->shapes++; }
 
 /* ts_define gives a table's definition; everything is copied. */
 int ts_define(ts_capture *c, const ts_table *d) {
-  int i, ti = table_index(c, d->name);
+  int i, ti = table_index(c, d->name), rc = SQLITE_OK;
   table *t;
   if (ti < 0) return SQLITE_NOMEM;
   table_undefine(&c->tables[ti]);
@@ -1184,41 +1188,40 @@ int ts_define(ts_capture *c, const ts_table *d) {
       s[i].table = table_index(c, d->sources[i].name);
       s[i].above = d->sources[i].above;
       s[i].upto = d->sources[i].upto;
-      s[i].map = copy_ints(d->sources[i].map, d->columns);
-      if (s[i].table < 0) s[i].table = ti;
+      s[i].map = copy_ints(d->sources[i].map, d->columns, &rc);
+      if (s[i].table < 0) rc = SQLITE_NOMEM;
     }
     c->tables[ti].sources = s;
     c->tables[ti].source_count = d->source_count;
   }
   t = &c->tables[ti];
   t->columns = d->columns;
-  t->sql_new = copy_text(d->sql_new);
-  t->sql_old = copy_text(d->sql_old);
-  t->sql_bulk = copy_text(d->sql_bulk);
-  t->shape_key = copy_text(d->shape_key);
-  t->shape_json = copy_text(d->shape_json);
-  t->old_map = copy_ints(d->old_map, d->columns);
-  t->identity = copy_ints(d->key, d->keys);
+  t->sql_new = copy_text(d->sql_new, &rc);
+  t->sql_old = copy_text(d->sql_old, &rc);
+  t->sql_bulk = copy_text(d->sql_bulk, &rc);
+  t->shape_key = copy_text(d->shape_key, &rc);
+  t->shape_json = copy_text(d->shape_json, &rc);
+  t->old_map = copy_ints(d->old_map, d->columns, &rc);
+  t->identity = copy_ints(d->key, d->keys, &rc);
   t->identities = t->identity ? d->keys : 0;
   t->shape = d->shape;
   t->defaults.n = 0;
-  if (buf_add(&t->defaults, d->defaults, d->defaults_len) != SQLITE_OK || t->sql_new == NULL || t->shape_key == NULL ||
-      t->shape_json == NULL) {
-    return SQLITE_NOMEM;
-  }
+  if (rc == SQLITE_OK) rc = buf_add(&t->defaults, d->defaults, d->defaults_len);
+  if (rc == SQLITE_OK && (t->shape_key == NULL || t->shape_json == NULL)) rc = SQLITE_MISUSE;
+  if (rc != SQLITE_OK) return rc; /* half a definition is none: table_undefine frees it */
   t->defined = 1;
   return SQLITE_OK;
 }
 
 /* ts_define_keyed names a table WITHOUT ROWID: its rows are known by key from now on. */
 int ts_define_keyed(ts_capture *c, const char *name, int nkey, const int *columns, const int *collations) {
-  int ti = table_index(c, name);
+  int ti = table_index(c, name), rc = SQLITE_OK;
   table *t;
   if (ti < 0) return SQLITE_NOMEM;
   t = &c->tables[ti];
   table_unkey(t);
-  t->keycol = copy_ints(columns, nkey);
-  t->keycoll = copy_ints(collations, nkey);
+  t->keycol = copy_ints(columns, nkey, &rc);
+  t->keycoll = copy_ints(collations, nkey, &rc);
   if (t->keycol == NULL || t->keycoll == NULL) return SQLITE_NOMEM;
   t->nkey = nkey;
   return SQLITE_OK;
@@ -1477,9 +1480,9 @@ static int log_change(ts_capture *c, table *t, uint32_t ei, int had, int has, sq
 */
 static void log_id_func(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
   ts_capture *c = sqlite3_user_data(ctx);
-  uint32_t ei = c->bulk_first + (uint32_t)(sqlite3_value_int64(argv[0]) - c->bulk_rowid);
+  sqlite3_uint64 at = (sqlite3_uint64)sqlite3_value_int64(argv[0]) - (sqlite3_uint64)c->bulk_rowid; /* rowids span more than an int64 */
   (void)argc;
-  if (!c->internal || ei >= c->nentries || push_logged(c, ei, c->next_id) != SQLITE_OK) {
+  if (!c->internal || at >= c->nentries - c->bulk_first || push_logged(c, c->bulk_first + (uint32_t)at, c->next_id) != SQLITE_OK) {
     sqlite3_result_error(ctx, "ts_log_id is internal to tursosync", -1);
     return;
   }
@@ -1518,7 +1521,7 @@ static int key_columns(ts_capture *c, const entry *e) {
   return record_get(key, n, NULL, 0, &count) == SQLITE_OK ? count : -1;
 }
 
-/* rekeyed tells whether before and after differ in the declared key. */
+/* rekeyed tells whether before and after differ in the declared key; -1: no memory. */
 static int rekeyed(ts_capture *c, const table *t) {
   int i, max = 0, n = 0, m = 0, yes = 0;
   field *f;
@@ -1526,7 +1529,7 @@ static int rekeyed(ts_capture *c, const table *t) {
     if (t->identity[i] >= max) max = t->identity[i] + 1;
   }
   f = calloc((size_t)(2 * max + 1), sizeof(field));
-  if (f == NULL) return 0;
+  if (f == NULL) return -1;
   if (record_get(c->before.p, c->before.n, f, max, &n) == SQLITE_OK && record_get(c->after.p, c->after.n, f + max, max, &m) == SQLITE_OK) {
     for (i = 0; i < t->identities && !yes && n >= max && m >= max; i++) {
       const field *a = &f[t->identity[i]], *b = &f[max + t->identity[i]];
@@ -1553,7 +1556,8 @@ static int flush_entry(ts_capture *c, uint32_t ei, int gone, sqlite3_int64 now) 
   rc = base_image(c, t, &c->entries[ei], &had);
   if (rc != SQLITE_OK) return rc;
   if (gone && has) {
-    if (!had || !rekeyed(c, t)) return SQLITE_OK;
+    int yes = had ? rekeyed(c, t) : 0;
+    if (yes <= 0) return yes < 0 ? SQLITE_NOMEM : SQLITE_OK;
     return log_change(c, t, ei, 1, 0, now); /* and stays open: its insertion follows */
   }
   /* What is not logged stays open: a ROLLBACK TO may bring the difference back,
@@ -1574,7 +1578,8 @@ static uint32_t bulk_end(ts_capture *c, uint32_t ei) {
   for (; i < c->nentries; i++) {
     const entry *n = &c->entries[i];
     if ((n->flags & (E_DIRTY | E_GONE | E_INSERTED)) != (E_DIRTY | E_INSERTED) || n->last >= 0) break;
-    if (n->table != e->table || n->rowid < e->rowid || n->rowid - e->rowid != (sqlite3_int64)(i - ei)) break;
+    if (n->table != e->table || n->rowid < e->rowid) break;
+    if ((sqlite3_uint64)n->rowid - (sqlite3_uint64)e->rowid != i - ei) break; /* rowids span more than an int64 */
   }
   return i;
 }
@@ -1934,6 +1939,7 @@ static int roll_back_interrupted(ts_capture *c) {
   sqlite3_stmt *st[] = {c->begin[TS_BEGIN_UPGRADE], c->insert, c->shape};
   for (int i = 0; i < 3; i++) {
     if (st[i] == NULL) continue;
+    sqlite3_clear_bindings(st[i]); /* what is bound may be gone, and is not to be written if the interrupt is over */
     sqlite3_step(st[i]);
     sqlite3_reset(st[i]);
     if (sqlite3_get_autocommit(c->db)) return SQLITE_OK;
@@ -1994,19 +2000,16 @@ int ts_touch_rows(ts_capture *c, const char *name, const char *sql, int inserted
 }
 
 /*
-** ts_same_file looks for an attached database that is main's own file, and
-** writes its name into buf. 0: there is none.
+** ts_same_file returns the name of an attached database that is main's own
+** file, as long as it is attached. NULL: there is none.
 */
-int ts_same_file(sqlite3 *db, char *buf, int n) {
+const char *ts_same_file(sqlite3 *db) {
   const char *mine = sqlite3_db_filename(db, "main");
-  if (mine == NULL || mine[0] == 0) return 0;
+  if (mine == NULL || mine[0] == 0) return NULL;
   for (int i = 2;; i++) {
     const char *name = sqlite3_db_name(db, i), *file;
-    if (name == NULL) return 0;
+    if (name == NULL) return NULL;
     file = sqlite3_db_filename(db, name);
-    if (file != NULL && strcmp(file, mine) == 0 && (int)strlen(name) < n) {
-      memcpy(buf, name, strlen(name) + 1);
-      return 1;
-    }
+    if (file != NULL && strcmp(file, mine) == 0) return name;
   }
 }

@@ -352,11 +352,8 @@ var mainName = C.CString("main")
 
 // SameFile returns the name of an attached database that is main's own file.
 func (db DB) SameFile() (name string, found bool) {
-	var buf [256]C.char
-	if C.ts_same_file(db.c(), &buf[0], C.int(len(buf))) == 0 {
-		return "", false
-	}
-	return C.GoString(&buf[0]), true
+	p := C.ts_same_file(db.c())
+	return C.GoString(p), p != nil
 }
 
 // Source says where rows of a table logged in this transaction are found: under

@@ -143,6 +143,6 @@ void ts_stmt_counts(ts_capture *c);
 int ts_stmt_done(ts_capture *c);
 void ts_stmt_ends(ts_capture *c, ts_txn *out);
 void ts_changes(ts_capture *c, sqlite3_int64 *changes, sqlite3_int64 *total, sqlite3_int64 *rowid);
-int ts_same_file(sqlite3 *db, char *name, int n);
+const char *ts_same_file(sqlite3 *db);
 
 #endif
