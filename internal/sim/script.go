@@ -562,4 +562,3 @@ func (w *world) rest() error {
 	}
 	return w.checkRest()
 }
-
