@@ -362,6 +362,13 @@ func TestChangesFunctions(t *testing.T) {
 		look,
 		"RELEASE s",
 		look,
+		"CREATE TABLE w(a UNIQUE, b)", // of which all rows are touched before a REPLACE, because of its trigger
+		"CREATE TRIGGER before_w BEFORE UPDATE ON w BEGIN SELECT 1; END",
+		"INSERT INTO w VALUES (1, 1), (2, 2), (3, 3)",
+		"REPLACE INTO w VALUES (1, 1), (2, 2), (4, 4)",
+		look,
+		"REPLACE INTO w SELECT changes() + 10, total_changes() FROM w",
+		look,
 	} {
 		plain.run(sql)
 		c.run(sql)

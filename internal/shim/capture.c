@@ -1001,15 +1001,20 @@ typedef struct hidden {
   sqlite3_int64 total, rowid;
 } hidden;
 
-static hidden hide(ts_capture *c) {
+/* hide_reads is for our own that change nothing: the user's may be about to run. */
+static hidden hide_reads(ts_capture *c) {
   hidden h;
-  user_ran(c);
   /* Every call below takes this mutex; to hold it already makes that cheap. */
   sqlite3_mutex_enter(sqlite3_db_mutex(c->db));
   h.total = sqlite3_total_changes64(c->db);
   h.rowid = sqlite3_last_insert_rowid(c->db);
   c->internal++;
   return h;
+}
+
+static hidden hide(ts_capture *c) {
+  user_ran(c);
+  return hide_reads(c);
 }
 
 static void unhide(ts_capture *c, hidden h) {
@@ -1972,7 +1977,7 @@ void ts_poison(ts_capture *c) { c->poisoned = 1; }
 int ts_touch_rows(ts_capture *c, const char *name, const char *sql, int inserted) {
   sqlite3_stmt *st = NULL;
   int ti, n, rc;
-  hidden h = hide(c);
+  hidden h = hide_reads(c);
   rc = sqlite3_prepare_v2(c->db, sql, -1, &st, NULL);
   n = rc == SQLITE_OK ? sqlite3_column_count(st) : 0;
   ti = table_index(c, name);
