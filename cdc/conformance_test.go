@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -36,12 +37,13 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-func conform(t *testing.T, file string) {
+// readScript returns the statements of a script; a step is "conn NAME" or a statement.
+func readScript(t *testing.T, file string) (setup, steps []string) {
+	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var setup, steps []string // a step is "conn NAME" or a statement
 	target := &steps
 	var pending []string
 	for _, line := range strings.Split(string(text), "\n") {
@@ -54,12 +56,21 @@ func conform(t *testing.T, file string) {
 			}
 			continue
 		}
+		line, _, _ = strings.Cut(line, " -- ! ") // what a story met there
 		pending = append(pending, line)
 		if s := strings.Join(pending, "\n"); strings.HasSuffix(line, ";") && complete(s) {
 			*target = append(*target, s)
 			pending = nil
 		}
 	}
+	if s := strings.Join(pending, "\n"); strings.TrimSpace(s) != "" {
+		t.Fatalf("script ends inside a statement: %s", s)
+	}
+	return setup, steps
+}
+
+func conform(t *testing.T, file string) {
+	setup, steps := readScript(t, file)
 	l := newLive(t, setup...)
 	c := l.conn("main")
 	var out strings.Builder
@@ -93,10 +104,12 @@ func conform(t *testing.T, file string) {
 	l.same("log", strings.Split(out.String(), "\n"), strings.Split(string(want), "\n"))
 }
 
+var triggerBegins = regexp.MustCompile(`CREATE( TEMP| TEMPORARY)? TRIGGER`)
+
 // complete tells whether a text does not end inside a trigger's body.
 func complete(s string) bool {
 	upper := strings.ToUpper(s)
-	if !strings.Contains(upper, "TRIGGER") || strings.Contains(upper, "DROP TRIGGER") {
+	if !triggerBegins.MatchString(upper) {
 		return true
 	}
 	return strings.HasSuffix(strings.TrimSpace(upper), "END;")

@@ -217,13 +217,32 @@ func (s *Session) writeAlone(st *Statement, exec func() error) error {
 	} else if err = s.touchAll(st); err == nil {
 		err = exec()
 	}
-	if err != nil && !s.db.InTx() {
-		return err // SQLite rolled back
+	if err != nil && (!s.db.InTx() || undoes(err)) {
+		return err // SQLite rolled back, or over does
 	}
 	if e := s.finishAlone(); err == nil {
 		err = e
 	}
 	return err
+}
+
+// undoes tells whether a statement that ends with the error leaves nothing when it is
+// a transaction of its own. Inside of one, as we run it, SQLite only undoes it if the
+// error is one that its program foresees
+// (https://sqlite.org/lang_conflict.html): rows before the one that made a function
+// fail, or that a STRICT table refused, are still there. What a constraint left is
+// what ON CONFLICT says.
+func undoes(err error) bool {
+	var e sqlite3.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.ExtendedCode {
+	case sqlite3.ErrConstraintCheck, sqlite3.ErrConstraintForeignKey, sqlite3.ErrConstraintNotNull, sqlite3.ErrConstraintPrimaryKey,
+		sqlite3.ErrConstraintRowID, sqlite3.ErrConstraintTrigger, sqlite3.ErrConstraintUnique:
+		return false
+	}
+	return true
 }
 
 // lockTries bounds how often the schema may change between our look at it and
@@ -391,6 +410,13 @@ func (s *Session) began(t shim.Txn, err error) error {
 // pass runs a statement that does not change main, or ends no transaction.
 func (s *Session) pass(st *Statement, exec func() error) error {
 	inside := s.db.InTx()
+	if st.Kind == Schema {
+		// Our triggers could stand in its way: a table of temp may have the name of
+		// one that is watched.
+		if err := s.dropTriggers(); err != nil {
+			return err
+		}
+	}
 	if s.locked {
 		if err := s.c.StatementStarts(true, true, st.Kind == Write); err != nil {
 			return s.notStarted(err)
@@ -458,6 +484,12 @@ func (s *Session) checkAttached() error {
 // begin runs BEGIN.
 func (s *Session) begin(ctx context.Context, st *Statement, exec func() error) error {
 	inside := s.db.InTx()
+	if inside && st.immediate {
+		// It takes the write lock, behind our back, before it is refused. This is
+		// refused in the same words.
+		_, err := s.conn.Exec("BEGIN", nil) //nolint:staticcheck // see queryStmt
+		return err
+	}
 	if !inside {
 		wait := s.enter
 		if st.immediate {
@@ -468,7 +500,7 @@ func (s *Session) begin(ctx context.Context, st *Statement, exec func() error) e
 		}
 	}
 	err := exec()
-	if err == nil && st.immediate && !inside {
+	if err == nil && st.immediate {
 		if err = s.lockInside(ctx, nil, shim.BeginLocked); err != nil {
 			s.over()
 		}

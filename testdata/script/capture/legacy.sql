@@ -1,0 +1,13 @@
+--@ setup
+CREATE TABLE t(a, b);
+CREATE VIEW v AS SELECT a FROM t;
+INSERT INTO t VALUES (1, 2);
+--@ conn main
+PRAGMA legacy_alter_table = on;
+ALTER TABLE t RENAME TO u;
+ALTER TABLE t RENAME b TO c;
+ALTER TABLE t DROP COLUMN b;
+ALTER TABLE t ADD COLUMN c DEFAULT 3;
+PRAGMA legacy_alter_table = off;
+ALTER TABLE t RENAME TO u;
+INSERT INTO u VALUES (4, 5, 6);
