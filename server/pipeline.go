@@ -20,8 +20,8 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 	if !ok {
 		return
 	}
-	var req wire.PipelineRequest
-	if err := json.Unmarshal(body, &req); err != nil {
+	req, err := wire.ParsePipeline(body)
+	if err != nil {
 		fail(w, http.StatusBadRequest, "the request is not that of a pipeline: "+err.Error())
 		return
 	}
@@ -56,7 +56,7 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 	case err != nil:
 		panic(http.ErrAbortHandler) // the client has gone
 	}
-	b, err := json.Marshal(wire.PipelineResponse{Baton: baton, Results: results})
+	b, err := (&wire.PipelineResponse{Baton: baton, Results: results}).Append(nil)
 	if err != nil {
 		s.cfg.Logger.Error("pipeline", "error", err)
 		fail(w, http.StatusInternalServerError, "the answer cannot be written")

@@ -16,7 +16,8 @@ import (
 //
 // Only what nobody can tell from a new connection is kept, changes() and
 // total_changes() apart: it is of somebody who may do everything, outside of a
-// transaction, without settings, temporary objects and serious errors.
+// transaction, without settings, temporary objects and serious errors. Pulls have a
+// pool of their own, as no stranger's SQL runs on their connections.
 type pool struct {
 	mu     sync.Mutex // guards what follows
 	closed bool

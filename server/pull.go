@@ -120,6 +120,7 @@ type snapshot struct {
 	*plan
 	history *history
 	conn    *conn
+	readers *pool // where conn goes
 	// pinned tells that images may lie where only the gate keeps them.
 	pinned bool
 }
@@ -134,7 +135,7 @@ type snapshot struct {
 // SQLite may let the WAL start over, but moves nothing into the file, which is the
 // state (https://sqlite.org/walformat.html#locks).
 func (s *Server) snapshot(ctx context.Context, req wire.PullRequest, selected *page.Set) (*snapshot, error) {
-	snap := &snapshot{history: s.history, pinned: req.ServerRevision != ""}
+	snap := &snapshot{history: s.history, readers: &s.readers, pinned: req.ServerRevision != ""}
 	var err error
 	for range 1000 {
 		var before, after shim.WALState
@@ -146,6 +147,9 @@ func (s *Server) snapshot(ctx context.Context, req wire.PullRequest, selected *p
 			var stale bool
 			if snap.plan, stale, err = s.history.plan(req.ClientRevision, req.ServerRevision, selected, before); err != nil || !stale && len(snap.pages) == 0 {
 				break
+			}
+			if snap.conn = s.readers.get(); snap.conn != nil {
+				continue
 			}
 			if snap.conn, err = openConn(s.cfg); err != nil {
 				break
@@ -183,16 +187,23 @@ func (s *Server) snapshot(ctx context.Context, req wire.PullRequest, selected *p
 		err = errors.New("the database changes too fast to be read")
 	}
 	if err != nil {
-		snap.close()
+		if snap.conn != nil {
+			_ = snap.conn.close()
+		}
 		return nil, err
 	}
 	return snap, nil
 }
 
 func (snap *snapshot) close() {
-	if snap.conn != nil {
-		_ = snap.conn.close() // ends the transaction
+	if snap.conn == nil {
+		return
 	}
+	if _, err := snap.conn.one("ROLLBACK"); err != nil || snap.conn.spoiled || snap.conn.permission != nil {
+		_ = snap.conn.close()
+		return
+	}
+	snap.readers.put(snap.conn)
 }
 
 func (snap *snapshot) read(p place, b []byte) error {
@@ -200,7 +211,9 @@ func (snap *snapshot) read(p place, b []byte) error {
 		return snap.history.kept(p.kept, b)
 	}
 	file, off := p.where()
-	return snap.conn.readPage(file, off, b)
+	err := snap.conn.readPage(file, off, b)
+	snap.conn.blame(err)
+	return err
 }
 
 // send writes the answer.

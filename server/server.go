@@ -119,7 +119,8 @@ type Server struct {
 	gate          sync.RWMutex
 	checkpointing atomic.Bool // a goroutine is at it
 	parked        streams
-	pool          pool
+	pool          pool // of pipelines
+	readers       pool // of pulls
 	turn          turn
 	running       chan struct{} // holds an element for each request of SQLMax
 
@@ -204,6 +205,7 @@ func (s *Server) Close() error {
 	s.parked.close()
 	s.active.Wait()
 	s.pool.close()
+	s.readers.close()
 	return s.history.close()
 }
 

@@ -69,7 +69,13 @@ func (x *session) do(r *wire.StreamRequest) wire.StreamResult {
 		fault = &wire.Error{Message: fmt.Sprintf("unknown request %q", r.Type), Code: "HRANA_PROTO_ERROR"}
 	}
 	if fault == nil && result != nil {
-		b, err := json.Marshal(result)
+		var b []byte
+		var err error
+		if batch, ok := result.(*wire.BatchResult); ok {
+			b, err = batch.Append(nil)
+		} else {
+			b, err = json.Marshal(result)
+		}
 		if err != nil {
 			fault = &wire.Error{Message: err.Error(), Code: "INTERNAL"}
 		}
