@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/internal/wire"
 )
@@ -31,6 +32,9 @@ func (s *Server) Backup(ctx context.Context, start func(bytes int64) (io.Writer,
 	image, empty := make([]byte, page.Size), make([]byte, page.Size)
 	places := snap.pages
 	for no := page.No(1); no <= page.No(snap.pageCount); no++ {
+		if err := fault.At("backup.page"); err != nil {
+			return fmt.Errorf("back up database: %w", err)
+		}
 		if err := context.Cause(ctx); err != nil {
 			return fmt.Errorf("back up database: %w", err)
 		}

@@ -82,10 +82,18 @@ func (c *conn) one(sql string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", sql, err)
 	}
-	if !row || s.Columns() == 0 {
-		return "", nil
+	value := ""
+	if row && s.Columns() > 0 {
+		value = fmt.Sprint(s.Column(0))
 	}
-	return fmt.Sprint(s.Column(0)), nil
+	// To its end, where it may still fail: the row of PRAGMA journal_mode=WAL comes
+	// before its commit.
+	for row {
+		if row, err = s.Step(); err != nil {
+			return "", fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return value, nil
 }
 
 // readPage reads a page from where the plan says it lies. Behind the end of the

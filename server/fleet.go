@@ -257,6 +257,9 @@ func (f *Fleet) Create(name string) error {
 	case !errors.Is(err, ErrNotFound):
 		return fmt.Errorf("create database %s: %w", name, err)
 	}
+	if err := fault.At("database.create"); err != nil {
+		return fmt.Errorf("create database %s: %w", name, err)
+	}
 	// A deletion may have been cut short: its WAL must not meet the new file.
 	if err := removeDatabase(f.file(name)); err != nil {
 		return fmt.Errorf("create database %s: %w", name, err)
@@ -302,7 +305,10 @@ func (f *Fleet) Delete(name string) error {
 // removeDatabase removes a database's files. The main file goes before its WAL,
 // as without it SQLite ignores and deletes a WAL, but not the other way round.
 func removeDatabase(file string) error {
-	for _, suffix := range []string{historySuffix, pinsSuffix, "", "-wal", "-shm", "-journal"} {
+	for _, suffix := range []string{historySuffix + tmpSuffix, historySuffix, pinsSuffix + tmpSuffix, pinsSuffix, "", "-wal", "-shm", "-journal"} {
+		if err := fault.At("database.remove"); err != nil {
+			return err
+		}
 		if err := fault.Remove(file + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -364,7 +364,15 @@ func (h *history) advance(now shim.WALState) error {
 		h.announce()
 		return nil
 	}
+	if commits > 0 {
+		if err := fault.At("history.learn"); err != nil {
+			return err
+		}
+	}
 	if !same {
+		if err := fault.At("history.restart"); err != nil {
+			return err
+		}
 		if len(h.pins.list) > 0 && h.pins.complete < h.seq {
 			h.unpin(errors.New("another program checkpointed the database"))
 		}
@@ -677,7 +685,13 @@ func (h *history) checkpoint(atLeast int64, must bool) error {
 	if err != nil {
 		return err
 	}
+	if err := fault.At("checkpoint.move"); err != nil {
+		return err
+	}
 	if _, err := mover.one("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		return err
+	}
+	if err := fault.At("checkpoint.moved"); err != nil {
 		return err
 	}
 	h.cfg.stats.checkpoints.Add(1)

@@ -355,8 +355,15 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// TestMain is the server's process in TestKill.
+// TestMain is the server's process in TestKill and TestCrashAtEveryPoint.
 func TestMain(m *testing.M) {
+	if plan := os.Getenv(crashEnv); plan != "" {
+		if err := crashChild(plan); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if file := os.Getenv("TURSOSYNC_KILL_FILE"); file != "" {
 		serveUntilKilled(file)
 	}

@@ -226,6 +226,9 @@ func (p *pins) append(b []byte) error {
 		p.f, p.end = f, 0
 		b = append([]byte(pinsMagic), b...)
 	}
+	if err := fault.At("pins.write"); err != nil {
+		return fmt.Errorf("write pins: %w", err)
+	}
 	if _, err := p.f.WriteAt(b, p.end); err != nil {
 		return fmt.Errorf("write pins: %w", err)
 	}
@@ -343,7 +346,10 @@ func (p *pins) size() (n int64) {
 // clear ends all pins.
 func (p *pins) clear() error {
 	p.list, p.kept, p.dead, p.complete, p.moved, p.mark = nil, map[page.No][]kept{}, 0, 0, 0, fileMark{}
-	err := fault.Remove(p.file)
+	err := fault.At("pins.remove")
+	if err == nil {
+		err = fault.Remove(p.file)
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
@@ -372,7 +378,7 @@ func (p *pins) shrink() (err error) {
 		return nil
 	}
 	next := *p
-	next.file, next.f, next.end, next.dead, next.kept = p.file+".tmp", nil, 0, 0, map[page.No][]kept{}
+	next.file, next.f, next.end, next.dead, next.kept = p.file+tmpSuffix, nil, 0, 0, map[page.No][]kept{}
 	defer func() {
 		if err != nil && next.f != nil {
 			_ = next.f.Close()
@@ -401,6 +407,9 @@ func (p *pins) shrink() (err error) {
 		if err := next.f.Sync(); err != nil {
 			return fmt.Errorf("sync pins: %w", err)
 		}
+	}
+	if err := fault.At("pins.rename"); err != nil {
+		return fmt.Errorf("replace pins: %w", err)
 	}
 	if err := fault.Rename(next.file, p.file); err != nil {
 		return fmt.Errorf("replace pins: %w", err)
@@ -558,6 +567,9 @@ func (h *history) tryPreserve(now time.Time) error {
 	}
 	if err := p.append(pinsRecord{kind: 's', a: h.seq}.encode()); err != nil {
 		return err
+	}
+	if err := fault.At("pins.sync"); err != nil {
+		return fmt.Errorf("sync pins: %w", err)
 	}
 	if p.sync {
 		if err := p.f.Sync(); err != nil {

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -81,6 +80,10 @@ type walMark struct {
 type fileMark struct {
 	size, modified int64
 }
+
+// tmpSuffix is what the names of files in the making end in, behind those that
+// they will have.
+const tmpSuffix = ".tmp"
 
 const recordMagic = "tshist1\n"
 
@@ -196,24 +199,34 @@ func decodeRecord(b []byte) (*record, error) {
 
 // write replaces the record of a database.
 func (r *record) write(file string, sync bool) (err error) {
-	tmp, err := fault.CreateTemp(filepath.Dir(file), filepath.Base(file)+".tmp-*")
+	if err := fault.At("history.write"); err != nil {
+		return fmt.Errorf("write history: %w", err)
+	}
+	// Always the same name, so that a crash leaves one file at most.
+	next := file + tmpSuffix
+	tmp, err := fault.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("write history: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			_ = fault.Remove(tmp.Name())
+			_ = fault.Remove(next)
 			err = fmt.Errorf("write history: %w", err)
 		}
 	}()
 	_, err = tmp.Write(r.encode())
 	if err == nil && sync {
-		err = tmp.Sync()
+		if err = fault.At("history.sync"); err == nil {
+			err = tmp.Sync()
+		}
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	return fault.Rename(tmp.Name(), file)
+	if err := fault.At("history.rename"); err != nil {
+		return err
+	}
+	return fault.Rename(next, file)
 }
 
 // readRecord returns nil without an error when there is no record.
@@ -234,6 +247,9 @@ func readRecord(file string) (*record, error) {
 // Nil means that the file system does not keep such times.
 func markFile(name string) (*fileMark, error) {
 	t := time.Now().Truncate(time.Millisecond).Add(time.Duration(rand.IntN(1e6)))
+	if err := fault.At("history.mark"); err != nil {
+		return nil, err
+	}
 	if err := fault.Chtimes(name, time.Time{}, t); err != nil {
 		return nil, err
 	}
