@@ -1,10 +1,13 @@
 package tursosync_test
 
 import (
+	"context"
 	"database/sql"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/tursosync/tursosync"
 	"github.com/tursosync/tursosync/tursosynctest"
@@ -78,5 +81,51 @@ func TestForeignSchemaThenOwnRow(t *testing.T) {
 				t.Errorf("%s = %d here and %v on the remote, want %d", c.query, here, there, c.want)
 			}
 		})
+	}
+}
+
+// TestForeignWriterStarvesNobody: a program that writes without a pause keeps neither
+// pulls nor pushes from their end. Comparing what it wrote, and staging, take longer
+// than the time between two of its commits, so in the end it has to wait.
+func TestForeignWriterStarvesNobody(t *testing.T) {
+	remote := &ownServer{tursosynctest.NewServer(t)}
+	s := open(t, remote)
+	s.exec(items)
+	s.sync()
+	for i := range 1000 { // something to compare
+		remote.Exec(fmt.Sprintf(`INSERT INTO item VALUES ('r%d', %d, hex(zeroblob(50)))`, i, i))
+	}
+	s.pull()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	written := make(chan int, 1)
+	go func() {
+		n := 0
+		defer func() { written <- n }()
+		other, err := sql.Open("sqlite3", "file:"+s.path+"?_busy_timeout=30000")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer other.Close()
+		for ; ctx.Err() == nil; n++ {
+			if _, err := other.Exec(`INSERT INTO item VALUES (?, 0, 'another program')`, fmt.Sprint("f", n)); err != nil {
+				t.Error(err)
+				return
+			}
+			time.Sleep(time.Millisecond) // rows that would only make everything slower
+		}
+	}()
+	for i := range 5 {
+		remote.Exec(fmt.Sprintf(`INSERT INTO item VALUES ('s%d', %d, 'meanwhile')`, i, i))
+		s.pull()
+		s.push()
+	}
+	stop()
+	n := <-written
+	converge(t, remote, s)
+	s.want(`SELECT count(*) FROM item WHERE id GLOB 'f*'`, fmt.Sprint(n))
+	if n < 20 {
+		t.Errorf("the other program wrote %d rows: it hardly ran", n)
 	}
 }

@@ -97,7 +97,7 @@ func (s *spool) fill(ctx context.Context, from, to *sqlite3.SQLiteConn, seconds 
 }
 
 // absorbRounds is how often the comparison is made beside writers, before it is
-// made while they wait.
+// made while they wait, other programs included.
 const absorbRounds = 2
 
 // absorb compares live with replay(base, log) and logs the difference: rows that
@@ -111,10 +111,7 @@ func (r *Replica) absorb(ctx context.Context) error {
 	}
 	r.compare = true
 	for round := 0; r.compare; round++ {
-		found, err := r.absorbOnce(ctx, round >= absorbRounds)
-		if err == nil && r.compare && round >= attemptsMax {
-			err = errForeign // and writes on and on
-		}
+		found, err := r.absorbOnce(ctx, r.gated || round >= absorbRounds)
 		if err != nil {
 			return fmt.Errorf("look for rows written by other programs: %w", err)
 		}
@@ -125,14 +122,29 @@ func (r *Replica) absorb(ctx context.Context) error {
 	return nil
 }
 
+// settleForeign logs what other programs wrote, where there is something to compare
+// live with.
+func (r *Replica) settleForeign(ctx context.Context) error {
+	if st := r.state(); st.adopt != "" || st.bootstrap && st.basePages == 0 {
+		r.ignoreForeign()
+		return nil
+	}
+	return r.absorb(ctx)
+}
+
 // lookForeign looks at the account of commits, so that another program's writes are
 // found without one of ours. While a connection of ours writes it is left to that
 // one, which looks too.
 func (r *Replica) lookForeign() error {
-	if r.compare || !r.log.TryAcquire() {
+	if r.compare {
 		return nil
 	}
-	defer r.log.Release()
+	if !r.gated {
+		if !r.log.TryAcquire() {
+			return nil
+		}
+		defer r.log.Release()
+	}
 	ws, err := r.live.db.WALState()
 	if err != nil {
 		return fmt.Errorf("look for commits of other programs: %w", err)
@@ -149,20 +161,28 @@ func (r *Replica) logged() {
 	}
 }
 
-// absorbOnce leaves r.compare set if somebody wrote between comparison and gate.
+// absorbOnce compares beside writers, and leaves r.compare set if somebody wrote
+// between comparison and lock. Alone, it takes the write lock first.
 func (r *Replica) absorbOnce(ctx context.Context, alone bool) (found bool, err error) {
-	gate := false
-	if alone {
-		if err := r.log.AcquireQuiet(ctx); err != nil {
-			return false, err
+	release := func() {}
+	lock := func() error {
+		if !r.gated {
+			if err := r.log.AcquireQuiet(ctx); err != nil {
+				return err
+			}
+			release = r.log.Release
 		}
-		gate = true
+		return r.live.begin(ctx)
 	}
 	defer func() {
-		if gate {
-			r.log.Release()
-		}
+		r.live.rollback()
+		release()
 	}()
+	if alone {
+		if err := lock(); err != nil {
+			return false, err
+		}
+	}
 	s, err := r.newSpool()
 	if err != nil {
 		return false, err
@@ -177,16 +197,11 @@ func (r *Replica) absorbOnce(ctx context.Context, alone bool) (found bool, err e
 	if err != nil {
 		return false, err
 	}
-	if !gate {
-		if err := r.log.AcquireQuiet(ctx); err != nil {
+	if !alone {
+		if err := lock(); err != nil {
 			return false, err
 		}
-		gate = true
 	}
-	if err := r.live.begin(ctx); err != nil {
-		return false, err
-	}
-	defer r.live.rollback()
 	ws, err := r.live.db.WALState()
 	if err != nil || ws.Change != at {
 		return false, err // somebody wrote since the snapshot: once more

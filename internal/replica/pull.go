@@ -230,8 +230,11 @@ func (p *pull) revisionOnly(ctx context.Context, revision page.Revision) error {
 }
 
 // attemptsMax bounds how often a rebase is begun anew because another program
-// keeps writing to live.
-const attemptsMax = 10
+// keeps writing to live. From attemptsAlone on it has to wait while we work.
+const (
+	attemptsMax   = 10
+	attemptsAlone = 4
+)
 
 // apply makes a sealed delta the new base under live.
 func (p *pull) apply(ctx context.Context, d *delta) (err error) {
@@ -250,16 +253,14 @@ func (p *pull) apply(ctx context.Context, d *delta) (err error) {
 	}
 	for attempt := 1; ; attempt++ {
 		report := syncer.PullReport{}
-		b := &rebase{r: r, delta: d, halt: true, report: &report}
+		b := &rebase{r: r, delta: d, halt: true, alone: attempt >= attemptsAlone, report: &report}
 		err := b.run(ctx)
 		switch {
 		case err == nil:
 			p.add(report)
 			return p.afterwards(ctx)
 		case errors.Is(err, errForeign) && attempt < attemptsMax:
-			if r.state().adopt != "" || r.state().bootstrap && r.state().basePages == 0 {
-				r.ignoreForeign() // no base to compare with
-			} else if err := r.absorb(ctx); err != nil {
+			if err := r.settleForeign(ctx); err != nil {
 				return err
 			}
 		case errors.Is(err, errLineage):

@@ -157,7 +157,7 @@ func (r *Replica) reject(ctx context.Context, txns []cdc.ID, reason string) ([]s
 		if err := r.absorb(ctx); err != nil {
 			return nil, err
 		}
-		b := &rebase{r: r, reject: reject, report: &syncer.PullReport{}}
+		b := &rebase{r: r, reject: reject, alone: attempt >= attemptsAlone, report: &syncer.PullReport{}}
 		if err := b.run(ctx); !isForeign(err) || attempt >= attemptsMax {
 			return b.report.Rejected, err
 		}

@@ -34,8 +34,11 @@ type rebase struct {
 	reject map[cdc.ID]string // transactions to put aside, with the reason
 	again  *syncer.Rejection // a transaction put aside to be tried again, or nil
 	halt   bool              // a transaction that cannot be replayed ends the rebase
+	alone  bool              // everybody who writes waits from the beginning
 	report *syncer.PullReport
 
+	gated bool             // we have the gate
+	pages *shim.PageCommit // not nil: and live's write lock
 	old   *base
 	stage *stage
 	next  state  // what the page commit will make of the state
@@ -61,6 +64,12 @@ const (
 
 func (b *rebase) run(ctx context.Context) (err error) {
 	r := b.r
+	if b.alone {
+		if err := b.lock(ctx); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, b.unlock()) }()
+	}
 	b.next = r.state()
 	if b.old, err = openBase(r.files.base(), b.next.basePages); err != nil {
 		return err
@@ -435,22 +444,13 @@ func (b *rebase) commit(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := r.log.AcquireQuiet(ctx); err != nil {
-		return err
-	}
-	open := false
-	release := func() {
-		if !open {
-			open = true
-			r.log.Release()
+	if b.pages == nil {
+		if err := b.lock(ctx); err != nil {
+			return err
 		}
+		defer func() { err = errors.Join(err, b.unlock()) }()
 	}
-	defer release()
-	p, err := r.beginPages(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.Abort()) }()
+	p := b.pages
 	if err := b.finishStage(ctx); err != nil {
 		return err
 	}
@@ -471,11 +471,52 @@ func (b *rebase) commit(ctx context.Context) (err error) {
 	r.log.Expect(p.State().Change + 1)
 	r.dirty = dirty{known: err == nil && ws.Change == p.State().Change+1, pages: *b.stage.pages(), mark: markOf(ws)}
 	r.setState(b.next)
-	release()
+	if err := b.unlock(); err != nil {
+		r.cfg.Logger.Debug("end page commit", keyError, err) // it is committed
+	}
 	if err := fault.At("commit.done"); err != nil {
 		return err
 	}
 	return b.settleBase()
+}
+
+// lock takes the gate and live's write lock. Alone, it first logs what other programs
+// wrote; else that is the error errForeign.
+func (b *rebase) lock(ctx context.Context) (err error) {
+	r := b.r
+	if err := r.log.AcquireQuiet(ctx); err != nil {
+		return err
+	}
+	b.gated, r.gated = true, true
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.unlock())
+		}
+	}()
+	for attempt := 1; ; attempt++ {
+		if b.alone {
+			if err := r.settleForeign(ctx); err != nil {
+				return err
+			}
+		}
+		b.pages, err = r.beginPages(ctx)
+		if !b.alone || !isForeign(err) || attempt >= attemptsMax {
+			return err
+		}
+	}
+}
+
+// unlock gives up what lock took, if it is not given up yet.
+func (b *rebase) unlock() (err error) {
+	if b.pages != nil {
+		err = b.pages.Abort() // nothing to do after Commit
+		b.pages = nil
+	}
+	if b.gated {
+		b.gated, b.r.gated = false, false
+		b.r.log.Release()
+	}
+	return err
 }
 
 // settleBase brings base to where live is now.

@@ -45,7 +45,7 @@ func (r *Replica) rebaseAgain(ctx context.Context, x syncer.Rejection) error {
 		if err := r.absorb(ctx); err != nil {
 			return err
 		}
-		b := &rebase{r: r, again: &x, report: new(syncer.PullReport)}
+		b := &rebase{r: r, again: &x, alone: attempt >= attemptsAlone, report: new(syncer.PullReport)}
 		err := b.run(ctx)
 		if isForeign(err) && attempt < attemptsMax {
 			continue
