@@ -22,13 +22,13 @@ func (w *world) checkReplica(r *replica) error {
 	}
 	w.stats.checks++
 	before := r.version
-	base, err := w.learn(r)
-	if err != nil {
-		return err
-	}
 	live, err := readAll(r.db)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", r.name, err)
+	}
+	base, err := w.learn(r, live)
+	if err != nil {
+		return err
 	}
 	if err := w.checkSound(r.name, live); err != nil {
 		return err

@@ -208,8 +208,18 @@ func (w *world) tap() error {
 	// What comes in one request comes at once; its transactions take effect in the
 	// order in which they were committed.
 	slices.SortFunc(txns, func(a, b *txn) int { return a.serial - b.serial })
-	for _, t := range txns {
-		h.model.apply(t)
+	if len(txns) > 0 {
+		var err error
+		h.model.applyAll(txns, func(table, key string) row {
+			now := state{}
+			if err == nil {
+				err = now.read(h.plain, table)
+			}
+			return now.get(table, key)
+		})
+		if err != nil {
+			return err
+		}
 	}
 	if len(txns) > 0 {
 		h.version++

@@ -62,20 +62,53 @@ func (s state) put(table, key string, r row) {
 }
 
 // apply does to the state what the remote, or a rebase, has to do with t.
-func (s state) apply(t *txn) {
-	for _, o := range t.ops {
-		old := s.get(o.table, o.key)
-		switch {
-		case o.after == nil:
-			delete(s[o.table], o.key)
-		case o.changed != nil && old != nil:
-			r := maps.Clone(old)
-			maps.Copy(r, o.changed)
-			s.put(o.table, o.key, r)
-		default: // an insert, or an update of what is gone: the row comes back
-			s.put(o.table, o.key, o.after)
+func (s state) apply(list ...*txn) { s.applyAll(list, nil) }
+
+// applyAll applies transactions that come at once. docs/semantics.md leaves one thing
+// open: an update of a row that is gone brings it back as it was locally, and if there
+// are several updates, that may be as of any of them, for the columns that none of them
+// changes. There the state takes over what seen has, if it is one of these.
+func (s state) applyAll(list []*txn, seen func(table, key string) row) {
+	open := map[ref][]row{}
+	for _, t := range list {
+		for _, o := range t.ops {
+			at := ref{o.table, o.key}
+			old := s.get(o.table, o.key)
+			switch {
+			case o.after == nil:
+				delete(s[o.table], o.key)
+				delete(open, at)
+			case o.changed != nil && old != nil:
+				s.put(o.table, o.key, merged(old, o.changed))
+				for i, r := range open[at] {
+					open[at][i] = merged(r, o.changed)
+				}
+				if open[at] != nil {
+					open[at] = append(open[at], o.after)
+				}
+			case o.changed != nil: // the row comes back
+				s.put(o.table, o.key, o.after)
+				open[at] = []row{o.after}
+			default:
+				s.put(o.table, o.key, o.after)
+				delete(open, at)
+			}
 		}
 	}
+	for at, rows := range open {
+		if seen == nil || len(rows) < 2 {
+			continue
+		}
+		if is := seen(at.table, at.key); slices.ContainsFunc(rows, func(r row) bool { return sameRow(at.table, r, is) }) {
+			s.put(at.table, at.key, is)
+		}
+	}
+}
+
+func merged(r, changed row) row {
+	r = maps.Clone(r)
+	maps.Copy(r, changed)
+	return r
 }
 
 // diffOp is the net effect between two images of a row; ok is false if there is none.

@@ -73,14 +73,14 @@ func generate(seed uint64) script {
 	rnd := rand.New(rand.NewPCG(seed, 0x51))
 	s := script{Replicas: 2 + rnd.IntN(3), Checkpoint: []int64{0, 1, 100_000}[rnd.IntN(3)]}
 	restores := rnd.IntN(3) == 0 // files go back in time
-	trouble := rnd.IntN(4)       // of ten steps, how many go wrong
+	trouble := rnd.IntN(6)       // of ten steps, how many go wrong
 	kinds := []struct {
 		kind   string
 		weight int
 	}{
 		{"commit", 30}, {"push", 14}, {"pull", 14}, {"sync", 8}, {"checkpoint", 4}, {"reopen", 3}, {"crash", 3}, {"read", 3}, {"unread", 3},
 		{"deliver", 4}, {"huge", 1}, {"tiny", 2}, {"restart", 2}, {"kill", 2}, {"remote", 4}, {"sleep", 2}, {"foreign", 2}, {"rebootstrap", 1},
-		{"backup", 1}, {"stale", 1}, {"unstale", 1}, {"copy", 2}, {"restore", 1}, {"clone", 1}, {"back", 1},
+		{"backup", 1}, {"stale", 1}, {"unstale", 1}, {"compact", 2}, {"copy", 2}, {"restore", 1}, {"clone", 1}, {"back", 1},
 	}
 	total := 0
 	for i, k := range kinds {
@@ -102,12 +102,16 @@ func generate(seed uint64) script {
 			}
 		}
 		switch x.Kind {
+		case "commit", "huge":
+			if rnd.IntN(20) < trouble {
+				x.At = someAt(rnd, "io")
+			}
 		case "push", "pull", "sync", "checkpoint", "reopen", "crash":
 			if rnd.IntN(10) < trouble {
-				x.At = someAt(rnd, "crash", "crash", "full", "fail", "commit")
+				x.At = someAt(rnd, "crash", "crash", "crash", "full", "fail", "commit", "io", "io", "kill", "break")
 			}
 			if rnd.IntN(3) == 0 {
-				x.Again = someAt(rnd, "crash", "crash", "fail")
+				x.Again = someAt(rnd, "crash", "crash", "fail", "io")
 			}
 			if rnd.IntN(10) < trouble+1 {
 				for range 1 + rnd.IntN(2) {
@@ -122,6 +126,17 @@ func generate(seed uint64) script {
 
 func someAt(rnd *rand.Rand, kinds ...string) at {
 	a := at{Kind: kinds[rnd.IntN(len(kinds))], Point: points[rnd.IntN(len(points))], N: 1}
+	switch a.Kind {
+	case "io":
+		a.Point, a.N = []string{"once", "lasts", "partial", "full"}[rnd.IntN(4)], 1+rnd.IntN(400)
+		if rnd.IntN(2) == 0 {
+			a.N = 1 + rnd.IntN(40)
+		}
+		return a
+	case "kill", "break":
+		a.Point, a.N = "*", 1+rnd.IntN(8)
+		return a
+	}
 	if rnd.IntN(2) == 0 {
 		a.Point, a.N = "*", 1+rnd.IntN(30)
 	} else if rnd.IntN(3) == 0 {
@@ -197,20 +212,35 @@ func (w *world) do(x step, r *replica, rnd *rand.Rand) error {
 	ctx, cancel := stepContext()
 	defer cancel()
 	switch x.Kind {
-	case "commit":
-		for range x.N {
-			if err := w.commitOne(ctx, r, rnd); err != nil {
-				return err
+	case "commit", "huge":
+		err, _, hit := w.during(r, x.At, func() error {
+			if x.Kind == "huge" {
+				return w.commit(ctx, r, rnd, 300)
 			}
+			for range x.N {
+				if err := w.commitOne(ctx, r, rnd); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil && hit {
+			w.trace("    = %v", err)
+			return w.settleDoubt(r)
 		}
-	case "huge":
-		return w.commit(ctx, r, rnd, 300)
+		return err
 	case "tiny":
 		for range 60 {
 			if err := w.commit(ctx, r, rnd, 1); err != nil {
 				return err
 			}
 		}
+	case "compact": // the server moves its WAL into its file
+		err, _, after := w.failServer(at{Kind: "break", Point: "*", N: x.N}, w.host.srv.Checkpoint)
+		if err != nil && !errors.Is(err, errDisk) {
+			return err
+		}
+		return after
 	case "foreign":
 		return w.foreign(r, rnd)
 	case "push", "pull", "sync", "checkpoint", "rebootstrap":
@@ -326,6 +356,9 @@ func (w *world) sync(ctx context.Context, x step, r *replica) error {
 		return w.crash(r, crashed, x.Again)
 	}
 	w.trace("    = %v", err)
+	if x.Kind != "pull" && x.Kind != "checkpoint" && !bad(r.pushErr) && r.handle.Status().State == tursosync.Running {
+		r.pullErr = nil // it pulled as well
+	}
 	if x.Kind != "pull" && x.Kind != "checkpoint" && x.Kind != "rebootstrap" && !bad(r.pushErr) {
 		r.wary = false
 	}
@@ -485,11 +518,9 @@ func (w *world) restoreReplica(r *replica, rnd *rand.Rand) error {
 	if err := r.open(); err != nil {
 		return err
 	}
-	if _, err := w.learn(r); err != nil {
-		return err
-	}
+	err = w.checkReplica(r)
 	w.writeOff()
-	return nil
+	return err
 }
 
 // clone opens a copy of the files beside the replica; both go on.

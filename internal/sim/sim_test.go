@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/tursosync/tursosync/internal/faultfs"
 )
 
 // The variables of the package comment.
@@ -41,6 +43,9 @@ func scratch(t testing.TB) string {
 func play(t *testing.T, s script, trace func(string, ...any)) (st stats, err error) {
 	root, err := os.MkdirTemp(scratch(t), "")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := faultfs.Register(); err != nil {
 		t.Fatal(err)
 	}
 	before := openFiles(t)

@@ -522,13 +522,6 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 	abort := rnd.IntN(12) == 0
 	w.txns[t.token] = t // it may arrive at the remote before we know
 	err := x.run(ctx, abort)
-	if err != nil || abort {
-		delete(w.txns, t.token)
-		if abort && err == nil || errors.Is(err, context.DeadlineExceeded) {
-			return err
-		}
-		return fmt.Errorf("commit on %s: %w", r.name, err)
-	}
 	for _, ref := range sortedRefs(x.after) {
 		if o, ok := diffOp(ref.table, ref.key, r.live.get(ref.table, ref.key), x.after[ref]); ok {
 			if x.whole[ref] {
@@ -536,6 +529,17 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 			}
 			t.ops = append(t.ops, o)
 		}
+	}
+	if err != nil || abort {
+		if abort {
+			delete(w.txns, t.token)
+		} else {
+			r.doubt = append(r.doubt, t)
+		}
+		if abort && err == nil || errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		return fmt.Errorf("commit on %s: %w", r.name, err)
 	}
 	r.live.apply(t)
 	r.pending = append(r.pending, t)

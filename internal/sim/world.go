@@ -16,6 +16,7 @@ import (
 
 	"github.com/tursosync/tursosync"
 	"github.com/tursosync/tursosync/internal/fault"
+	"github.com/tursosync/tursosync/internal/faultfs"
 	"github.com/tursosync/tursosync/server"
 )
 
@@ -273,10 +274,18 @@ var errCrash = errors.New("sim: the process is dead")
 // errDisk is what a step gets that fails.
 var errDisk = errors.New("sim: no space left on device")
 
-// at makes something happen at the n-th pass of a fault point while fn runs: the
-// process dies, or the disk is full from there on, or once.
+// at makes something happen while a step runs: at the n-th pass of a fault point, or
+// at the n-th operation on a file.
+//
+//	crash  the replica's process dies
+//	full   nothing can be written from there on
+//	fail   this once it fails
+//	commit the application commits
+//	io     an operation on a file fails; Point says how
+//	kill   the server's process dies
+//	break  the server fails
 type at struct {
-	Kind  string // "crash", "full", "fail", "commit"
+	Kind  string
 	Point string // "*": any
 	N     int
 }
@@ -289,8 +298,19 @@ func (w *world) during(r *replica, a at, fn func() error) (err error, crashed st
 	if a.Kind == "" {
 		return fn(), "", false
 	}
+	if a.Kind == "io" {
+		err, hit, e := w.failFile(r, a, fn)
+		return errors.Join(err, e), "", hit
+	}
+	if a.Kind == "kill" || a.Kind == "break" {
+		err, hit, e := w.failServer(a, fn)
+		return errors.Join(err, e), "", hit
+	}
 	passes := 0
 	restore := fault.Set(func(point string) error {
+		if serverPoint(point) {
+			return nil
+		}
 		if crashed != "" {
 			return errCrash
 		}
@@ -332,6 +352,72 @@ func (w *world) during(r *replica, a at, fn func() error) (err error, crashed st
 	return err, crashed, hit
 }
 
+// failFile runs fn with an operation on a file of r that fails.
+func (w *world) failFile(r *replica, a at, fn func() error) (err error, hit bool, setUp error) {
+	clear, setUp := faultfs.Set(faultfs.Fault{Dir: r.dir, Except: "-shm", At: a.N, Lasts: a.Point == "lasts", Partial: a.Point == "partial", Full: a.Point == "full"})
+	if setUp != nil {
+		return nil, false, setUp
+	}
+	err = fn()
+	report := clear()
+	if hit = report.Failed > 0; hit {
+		w.stats.faults["io."+report.Kind.String()]++
+		w.trace("    %v", report)
+	}
+	return err, hit, nil
+}
+
+// serverPoint tells whether a fault point is one of the server.
+func serverPoint(point string) bool {
+	for _, prefix := range []string{"history.", "pins.", "database.", "backup.page", "checkpoint.move"} {
+		if strings.HasPrefix(point, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// failServer runs fn with a server that dies, or fails, at one of its points.
+func (w *world) failServer(a at, fn func() error) (err error, hit bool, after error) {
+	passes, dir := 0, ""
+	restore := fault.Set(func(point string) error {
+		switch {
+		case !serverPoint(point):
+			return nil
+		case dir != "":
+			return errCrash
+		case hit || a.Point != "*" && a.Point != point:
+			return nil
+		}
+		if passes++; passes < a.N {
+			return nil
+		}
+		hit = true
+		w.trace("    %s at %s", a.Kind, point)
+		w.stats.faults[a.Kind+"."+point]++
+		if a.Kind == "break" {
+			return errDisk
+		}
+		var e error
+		if dir, e = w.newDir("server"); e == nil {
+			e = copyFiles(dir, w.host.dir)
+		}
+		if e != nil {
+			w.report(e)
+		}
+		return errCrash
+	})
+	err = fn()
+	if dir != "" {
+		_ = w.stopServer()
+	}
+	restore()
+	if dir != "" {
+		after = w.startServer(dir)
+	}
+	return err, hit, after
+}
+
 // crash abandons the process of r and goes on with the files in dir, as they
 // were at the moment of its death. The handles of the dead process are closed, which
 // changes files that nobody looks at any more.
@@ -343,14 +429,12 @@ func (w *world) crash(r *replica, dir string, again at) error {
 	restore()
 	for {
 		r.dir, r.net = dir, &network{w: w, r: r}
-		var err error
-		var crashed string
-		err, crashed, _ = w.during(r, again, func() error {
+		err, crashed, hit := w.during(r, again, func() error {
 			e := r.open()
 			return e
 		})
 		if crashed == "" {
-			if err != nil && again.Kind != "" && (errors.Is(err, errDisk)) {
+			if err != nil && hit {
 				again = at{}
 				if err := r.close(); err != nil {
 					return err
@@ -372,7 +456,7 @@ func (w *world) crash(r *replica, dir string, again at) error {
 }
 
 // settleDoubt finds out what became of the commits that were under way when the
-// process died: both outcomes are right.
+// process died, or that ended with an error: both outcomes are right.
 func (w *world) settleDoubt(r *replica) error {
 	for _, t := range r.doubt {
 		list, err := readStrings(r.db, `SELECT token FROM journal WHERE token = ?`, t.token)
@@ -381,6 +465,7 @@ func (w *world) settleDoubt(r *replica) error {
 		}
 		if len(list) == 1 {
 			r.pending = append(r.pending, t)
+			r.live.apply(t)
 		} else {
 			w.gone[t.token] = true
 		}
@@ -470,7 +555,7 @@ var tokenText = regexp.MustCompile(`~[0-9]+~`)
 
 // learn finds out what was put aside, and what base holds: from then on those
 // transactions are the remote's responsibility.
-func (w *world) learn(r *replica) (base state, err error) {
+func (w *world) learn(r *replica, live state) (base state, err error) {
 	list, err := r.handle.Rejected(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("rejected: %w", err)
@@ -492,8 +577,8 @@ func (w *world) learn(r *replica) (base state, err error) {
 		// The next pull, or opening, brings this to an end. Until then live is what
 		// it is.
 		r.fuzzy = true
-		r.live, err = readAll(r.db)
-		return nil, err
+		r.live = live
+		return nil, nil
 	}
 	r.fuzzy = false
 	if base, err = readBase(r.dir); err != nil {
@@ -511,9 +596,7 @@ func (w *world) learn(r *replica) (base state, err error) {
 	}
 	r.pending = kept
 	r.live = base.clone()
-	for _, t := range r.pending {
-		r.live.apply(t)
-	}
+	r.live.applyAll(r.pending, live.get)
 	return base, nil
 }
 
