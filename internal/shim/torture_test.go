@@ -280,7 +280,7 @@ func (w *worker) reads(rnd *rand.Rand) error {
 		if err := w.read(c, &seen, 0, rnd.IntN(8) == 0); err != nil && !later(err) {
 			return fmt.Errorf("reader: %w", err)
 		}
-		time.Sleep(time.Duration(rnd.IntN(4)) * time.Millisecond)
+		time.Sleep(time.Duration(rnd.IntN(12)) * time.Millisecond)
 	}
 	return nil
 }
@@ -785,7 +785,7 @@ func TestTorture(t *testing.T) {
 		}
 		<-tick.C
 		if time.Now().After(nextKill) {
-			nextKill = time.Now().Add(time.Duration(100+rnd.IntN(700)) * time.Millisecond)
+			nextKill = time.Now().Add(time.Duration(100+rnd.IntN(1200)) * time.Millisecond)
 			victims := []int{rnd.IntN(tortureWorkers)}
 			if rnd.IntN(5) == 0 {
 				victims = []int{0, 1, 2} // all of them: the next one recovers the WAL
