@@ -76,9 +76,11 @@ func (g *guarded) Start()                   {}
 func (g *guarded) Copy(t *testing.T) string { t.Fatal("not here"); return "" }
 
 // token returns a token; without rules it may do everything.
-func (g *guarded) token(rules ...string) string {
+func (g *guarded) token(rules ...string) string { return g.tokenOf("", rules...) }
+
+func (g *guarded) tokenOf(subject string, rules ...string) string {
 	g.t.Helper()
-	c := auth.Claims{Databases: []string{"shop"}}
+	c := auth.Claims{Subject: subject, Databases: []string{"shop"}}
 	for _, text := range rules {
 		r, err := auth.ParseRule(text)
 		if err != nil {
@@ -309,5 +311,36 @@ func TestTriggersAlwaysFire(t *testing.T) {
 				t.Errorf("Push = %v", err)
 			}
 		})
+	}
+}
+
+// TestClientOfAnother: a replica that has pushed for one user does not push for
+// another, says why, and goes on with a token of the first.
+func TestClientOfAnother(t *testing.T) {
+	g := newGuarded(t)
+	admin := open(t, g, with(g.token()))
+	admin.exec(todos)
+	admin.sync()
+	few := []string{"all:data_read", "todos:data_add,data_update"}
+	s := open(t, g, with(g.tokenOf("ann", few...)))
+	s.sync()
+	s.exec(`INSERT INTO todos VALUES ('a', 1)`)
+	s.sync()
+	s.exec(`INSERT INTO todos VALUES ('b', 1)`)
+	s.cfg.AuthToken = g.tokenOf("bob", few...)
+	s.reopen()
+	var halted *tursosync.HaltedError
+	if err := s.r.Push(t.Context()); !errors.As(err, &halted) || !errors.Is(err, tursosync.ErrNotPermitted) || !strings.Contains(err.Error(), "is that of another subject") {
+		t.Errorf("Push = %v", err)
+	}
+	s.want(`SELECT id FROM todos ORDER BY id`, "a", "b")
+	if got := queryRemote(s, `SELECT id FROM todos ORDER BY id`); got != "a," {
+		t.Errorf("todos = %s", got)
+	}
+	s.cfg.AuthToken = g.tokenOf("ann", few...)
+	s.reopen()
+	s.sync()
+	if got := queryRemote(s, `SELECT id FROM todos ORDER BY id`); got != "a,b," {
+		t.Errorf("todos = %s", got)
 	}
 }

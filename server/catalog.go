@@ -46,7 +46,11 @@ func (c *conn) prepare(sql string) (*shim.Stmt, string, error) {
 		c.catalog.replaces, c.catalog.creates = saysReplace(sql), ""
 	}
 	c.denied, c.missing = false, ""
+	c.watching = false
 	s, tail, err := c.compile(sql)
+	if c.watching {
+		c.watch()
+	}
 	if e := (*shim.StmtError)(nil); c.denied && errors.As(err, &e) {
 		if e.Code == int(sqlite3.ErrError) {
 			e.Code = int(sqlite3.ErrAuth) // SQLite says so of all refusals but those of functions

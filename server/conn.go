@@ -23,11 +23,14 @@ type conn struct {
 	own     bool     // what is compiled is not a stranger's
 	// permission is that of the stranger whose SQL runs; nil: nobody's does.
 	permission   Permission
-	silence      *silence // nil: all triggers fire
-	fireTriggers bool     // Config.FireTriggers
-	turn         turn     // whose turn it is to write; nil: whoever comes
-	writing      bool     // it is this connection's
-	spoiled      bool     // by an error, so that it must not be used for long
+	clients      *clients       // whose clients there are; nil: not known
+	marked       map[int64]bool // rows of clients that were written; nil: not watched
+	watching     bool           // the statement that is compiled may write such rows
+	silence      *silence       // nil: all triggers fire
+	fireTriggers bool           // Config.FireTriggers
+	turn         turn           // whose turn it is to write; nil: whoever comes
+	writing      bool           // it is this connection's
+	spoiled      bool           // by an error, so that it must not be used for long
 	// compiled are statements that strangers may need again, by their text.
 	compiled map[string]compiled
 }
@@ -188,6 +191,11 @@ func (c *conn) allows(action int, arg1, arg2, schema string) bool {
 	a := Action{Code: action, Arg1: arg1, Arg2: arg2, Schema: schema}
 	if c.catalog != nil && !c.catalog.refine(&a) {
 		return true
+	}
+	if is, ok := c.marks(a); is && !ok {
+		return false
+	} else if is {
+		c.watching = true
 	}
 	if c.permission.Allow(a) {
 		return true

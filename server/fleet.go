@@ -305,7 +305,7 @@ func (f *Fleet) Delete(name string) error {
 // removeDatabase removes a database's files. The main file goes before its WAL,
 // as without it SQLite ignores and deletes a WAL, but not the other way round.
 func removeDatabase(file string) error {
-	for _, suffix := range []string{historySuffix + tmpSuffix, historySuffix, pinsSuffix + tmpSuffix, pinsSuffix, "", "-wal", "-shm", "-journal"} {
+	for _, suffix := range []string{historySuffix + tmpSuffix, historySuffix, pinsSuffix + tmpSuffix, pinsSuffix, clientsSuffix, "", "-wal", "-shm", "-journal"} {
 		if err := fault.At("database.remove"); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -172,8 +173,15 @@ func (c *conn) wake() error {
 	return nil
 }
 
-// settle ends the silence with its transaction.
+// settle does what has to be done between two statements: it looks whose rows of
+// clients were written, and ends the silence with its transaction.
 func (c *conn) settle() error {
+	if len(c.marked) > 0 {
+		if err := c.checkMarks(); err != nil {
+			c.endTurn()
+			return errors.Join(err, c.settle())
+		}
+	}
 	if c.silence != nil && c.db.Info().Autocommit {
 		return c.wake()
 	}

@@ -14,6 +14,43 @@
 // a transaction open keeps its stream, and gets a baton for the next request, unless
 // it is a batch that ends with COMMIT, END or ROLLBACK, as a replica's push does:
 // that is rolled back at once. See [Fleet] for many databases.
+//
+// # Triggers
+//
+// What a replica pushes are rows, those that its triggers wrote among them. They
+// would be there twice if the database's triggers fired for them. So a push begins
+// with
+//
+//	SELECT tursosync_replay(?)
+//
+// to the letter, and the names of triggers as a JSON array: these do not fire on
+// this stream until the transaction ends, and not beyond the request; all others do,
+// and for others' SQL all do, as ever. The schema is not written. An empty array ends
+// it earlier. Meanwhile the stream can read and write rows, and nothing else: no
+// savepoints, no schema changes, no temporary objects.
+//
+//   - Whoever may write rows may replay them, and is trusted with their triggers'
+//     effects; a statement must be permitted as though the triggers fired.
+//   - A trigger that may RAISE guards the data. For those who may not drop it
+//     (schema_delete on its table) it fires all the same; if it inserts, updates or
+//     deletes besides, the answer is an error. What counts is the word, wherever it
+//     stands in the trigger. What guards in other ways, as by an insert that breaks a
+//     constraint, is not seen.
+//   - With [Config.FireTriggers] the answer is an error for those who may not drop
+//     the triggers: audits that nobody shall get around.
+//
+// After an error this module's replicas drop the triggers and create them again, as
+// they do on other servers. If that is not permitted either, the transaction is
+// refused: it is put aside, or halts the replica, and the reason names the trigger.
+//
+// # Rows of clients
+//
+// Sync clients keep how far they have pushed in turso_sync_last_change_id, a row each.
+// Those who may not do everything write there only inside a transaction, only
+// pull_gen and change_id of rows that exist, and only rows of clients that no other
+// [Subject] has written before; otherwise the transaction is rolled back. Whose
+// they are is kept beside the database, in NAME.db-clients. A Permission without a
+// subject writes to rows that have none.
 package server
 
 import (
@@ -122,6 +159,7 @@ type Server struct {
 	pool          pool // of pipelines
 	readers       pool // of pulls
 	turn          turn
+	clients       *clients
 	running       chan struct{} // holds an element for each request of SQLMax
 
 	ctx    context.Context // ends with Close
@@ -147,7 +185,7 @@ func Open(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel, parked: streams{parked: map[string]*stream{}}, turn: newTurn(), running: make(chan struct{}, cfg.SQLMax)}, nil
+	return &Server{cfg: cfg, history: h, ctx: ctx, cancel: cancel, parked: streams{parked: map[string]*stream{}}, turn: newTurn(), clients: &clients{file: cfg.File + clientsSuffix}, running: make(chan struct{}, cfg.SQLMax)}, nil
 }
 
 // validate fills in the defaults.

@@ -79,7 +79,7 @@ func (s *Server) attach(baton *string, permission Permission) (*stream, error) {
 		if st.conn, err = openConn(s.cfg); err != nil {
 			return nil, err
 		}
-		st.conn.turn = s.turn
+		st.conn.turn, st.conn.clients = s.turn, s.clients
 		st.conn.limit(s.cfg)
 		st.conn.db.SetLastInsertRowID(st.rowID)
 	} else if err := st.conn.unrestrict(); err != nil {
@@ -119,7 +119,11 @@ func (p *streams) take(baton string) *stream {
 // park lets a stream wait for its next request and returns its baton; nil when the
 // stream has ended instead. With a baton given, that is the one.
 func (s *Server) park(st *stream, baton string) *string {
-	if err := st.conn.wake(); err != nil {
+	err := st.conn.settle()
+	if err == nil {
+		err = st.conn.wake()
+	}
+	if err != nil {
 		s.cfg.Logger.Error("park stream", "error", err)
 		st.close()
 		return nil

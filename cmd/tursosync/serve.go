@@ -54,6 +54,7 @@ func (a app) serve(ctx context.Context, args []string) (err error) {
 	s.IntVar(&cfg.Database.SQLMax, "sql-max", server.DefaultSQLMax, "how many requests for SQL run at a time in a database")
 	s.Float64Var(&cfg.Database.TokenRate, "token-rate", 0, "how many requests a second one token may send; 0: as many as it likes")
 	s.IntVar(&cfg.Database.TokenBurst, "token-burst", 0, "how many of them at once; 0: those of ten seconds")
+	s.BoolVar(&cfg.Database.FireTriggers, "fire-triggers", false, "triggers fire for pushed rows as well, unless the token may drop them")
 	s.DurationVar(&grace, "grace", 30*time.Second, "how long requests may go on after the signal to stop")
 	s.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	s.StringVar(&format, "log-format", "text", "text or json")

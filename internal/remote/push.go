@@ -78,7 +78,7 @@ func pushBody(batch syncer.Batch) ([]byte, error) {
 		if c.steps > 0 {
 			b = append(b, ',')
 		}
-		grown := b
+		var grown []byte
 		if cond := c.next(role); cond != nil {
 			grown, err = wire.AppendStepIf(b, *cond, sql, args...)
 		} else {

@@ -62,9 +62,14 @@
 //
 // A sync client whose rights are restricted needs more for its watermark, and gets
 // it: who may read everything and write something may create, read, add to and
-// update (not delete from) turso_sync_last_change_id. Rights are by table, so such
-// clients can overwrite each other's watermark, and the harm is theirs: changes
-// that are pushed twice or a push that halts. They cannot reach other tables by it.
+// update (not delete from) turso_sync_last_change_id. Whose row is whose, package
+// server looks after, by the claims iss and sub: give the tokens of different users
+// different subjects. Tokens without sub are one and the same nobody, whose clients
+// can overwrite each other's watermark; the harm is theirs: changes that are pushed
+// twice or not at all. They cannot reach other tables by it.
+//
+// A replica of this module whose push is not permitted gets an error that names
+// the table and the action. See package server for triggers.
 //
 // What rights do not hide: that a key exists already (a failed INSERT), how many
 // rows were deleted, and the size of the database.

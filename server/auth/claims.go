@@ -12,6 +12,7 @@ type Grant struct {
 	parts []part
 	// Subject is the claim sub, for logs and quotas; empty without one.
 	Subject string
+	issuer  string
 }
 
 // part is a rule in its databases.
@@ -38,7 +39,11 @@ func (g *Grant) On(database string) *Rights {
 	if len(rules) == 0 {
 		return nil
 	}
-	return NewRights(rules...)
+	r := NewRights(rules...)
+	if g.Subject != "" {
+		r.subject = g.issuer + " " + g.Subject // a subject is its issuer's
+	}
+	return r
 }
 
 // readClaims reads the claims of a token that a configured key signed. The names
@@ -73,7 +78,8 @@ func readClaims(claims map[string]any) (*Grant, error) {
 
 func newGrant(claims map[string]any) *Grant {
 	subject, _ := claims["sub"].(string)
-	return &Grant{Subject: subject}
+	issuer, _ := claims["iss"].(string)
+	return &Grant{Subject: subject, issuer: issuer}
 }
 
 // readPermissions reads the claim p.

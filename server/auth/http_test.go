@@ -49,7 +49,10 @@ func newRemoteWith(t testing.TB, cfg server.Config) *remote {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.File, cfg.Name, cfg.Permit, cfg.NoSync = filepath.Join(t.TempDir(), "shop.db"), "shop", v.Permit, true
+	if cfg.File == "" {
+		cfg.File = filepath.Join(t.TempDir(), "shop.db")
+	}
+	cfg.Name, cfg.Permit, cfg.NoSync = "shop", v.Permit, true
 	s, err := server.Open(cfg)
 	if err != nil {
 		t.Fatal(err)

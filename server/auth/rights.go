@@ -98,7 +98,12 @@ type Rights struct {
 	all    Actions
 	tables map[string]Actions // by folded name, besides all
 	some   Actions            // on any table
+	// subject is whose rights they are; empty: nobody's in particular.
+	subject string
 }
+
+// Subject implements server.Subject.
+func (r *Rights) Subject() string { return r.subject }
 
 // NewRights adds rules up.
 func NewRights(rules ...Rule) *Rights {
