@@ -183,7 +183,7 @@ func TestIOFaults(t *testing.T) {
 
 func faultySession(t *testing.T, f faultfs.Fault, at int) faultfs.Report {
 	srv := &ownServer{tursosynctest.NewServer(t)}
-	s := &session{t: t, cfg: tursosync.Config{Path: filepath.Join(t.TempDir(), "app.db"), URL: srv.URL, Sync: tursosync.SyncManual}}
+	s := &session{t: t, cfg: tursosync.Config{Path: filepath.Join(faultfs.TempDir(t), "app.db"), URL: srv.URL, Sync: tursosync.SyncManual}}
 	f.Dir, f.At = filepath.Dir(s.cfg.Path)+"/", at
 	done, err := faultfs.Set(f)
 	if err != nil {

@@ -444,7 +444,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}
-	out, _ := crashPlan{Dir: t.TempDir()}.run(t)
+	out, _ := crashPlan{Dir: faultfs.TempDir(t)}.run(t)
 	var points []string
 	passes := map[string]int{}
 	for line := range strings.Lines(out) {
@@ -469,7 +469,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			}
 			for _, second := range seconds {
 				t.Run(fmt.Sprintf("%s_%d then %s", point, pass, second), func(t *testing.T) {
-					dir := t.TempDir()
+					dir := faultfs.TempDir(t)
 					if _, killed := (crashPlan{dir, point, pass}).run(t); !killed {
 						t.Fatal("the child was not killed")
 					}
@@ -498,6 +498,39 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			// TestCrashWhileShrinking.
 			if !strings.HasSuffix(source, "_test.go") && passes[string(m[1])] == 0 && string(m[1]) != "pins.rename" {
 				t.Errorf("%s: the session does not pass the point %s", source, m[1])
+			}
+		}
+	}
+}
+
+// TestErrorAtEveryPoint: each step fails once, and from some time on, as on a full
+// disk.
+func TestErrorAtEveryPoint(t *testing.T) {
+	full := errors.New("no space left on device")
+	session := func(t *testing.T, point string, pass int, lasts bool) (passes map[string]int) {
+		passes = map[string]int{}
+		restore := fault.Set(func(p string) error {
+			if passes[p]++; p == point && (passes[p] == pass || lasts && passes[p] > pass) {
+				return full
+			}
+			return nil
+		})
+		w := &world{dir: faultfs.TempDir(t), again: true}
+		err := w.run()
+		restore()
+		if err != nil {
+			t.Error(err)
+		}
+		if len(w.twice) > 0 && !lasts {
+			t.Errorf("%v failed again and again without a cause: %v", w.twice, w.errs)
+		}
+		w.after(t)
+		return passes
+	}
+	for point, passes := range session(t, "", 0, false) {
+		for _, pass := range slices.Compact([]int{1, passes}) {
+			for _, lasts := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s_%d_%v", point, pass, lasts), func(t *testing.T) { session(t, point, pass, lasts) })
 			}
 		}
 	}
@@ -532,7 +565,7 @@ func TestIOFaults(t *testing.T) {
 }
 
 func faultySession(t *testing.T, f faultfs.Fault, at int) faultfs.Report {
-	w := &world{dir: t.TempDir(), again: true}
+	w := &world{dir: faultfs.TempDir(t), again: true}
 	f.Dir, f.At = w.data(), at
 	done, err := faultfs.Set(f)
 	if err != nil {
@@ -578,7 +611,7 @@ func TestCrashWhileShrinking(t *testing.T) {
 		return nil
 	})
 	defer restore()
-	cfg := Config{File: filepath.Join(t.TempDir(), "x.db"), PinnedBytes: 1 << 30, PinnedFor: time.Hour}
+	cfg := Config{File: filepath.Join(faultfs.TempDir(t), "x.db"), PinnedBytes: 1 << 30, PinnedFor: time.Hour}
 	p := newPins(cfg)
 	image := make([]byte, page.Size)
 	now := time.Now()
@@ -627,7 +660,7 @@ func TestCrashWhileShrinking(t *testing.T) {
 
 // TestErrorAfterRow: a statement may fail after its row has been read.
 func TestErrorAfterRow(t *testing.T) {
-	dir := t.TempDir()
+	dir := faultfs.TempDir(t)
 	for at := 1; at <= 2; at++ { // syncs of the journal and of the file
 		done, err := faultfs.Set(faultfs.Fault{Dir: dir, At: at, Kinds: []faultfs.Kind{faultfs.Sync}})
 		if err != nil {

@@ -74,7 +74,7 @@ func TestSweep(t *testing.T) {
 		{Busy: true, Kinds: []faultfs.Kind{faultfs.Lock, faultfs.ShmLock}}} {
 		met := map[faultfs.Kind]int{}
 		for f.At = 1; ; f.At++ {
-			f.Dir = t.TempDir() + "/"
+			f.Dir = faultfs.TempDir(t) + "/"
 			path := filepath.Join(f.Dir, "a.db")
 			done, err := faultfs.Set(f)
 			if err != nil {

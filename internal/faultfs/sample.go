@@ -36,3 +36,25 @@ func Sample(t testing.TB, n, every int) []int {
 	t.Logf("%d operations, %d of them fail, one at a time; %s=%d repeats it", n, len(list), seedEnv, seed)
 	return list
 }
+
+// TempDir is t.TempDir in memory, where there is such a place: a process that is
+// killed loses nothing of what it has written to a file, and a sync that fails
+// fails without a disk. Tests that run a session a thousand times would else wait
+// for the disk most of the time.
+func TempDir(t testing.TB) string {
+	t.Helper()
+	const memory = "/dev/shm"
+	if info, err := os.Stat(memory); err != nil || !info.IsDir() {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(memory, "tursosync-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove %s: %v", dir, err)
+		}
+	})
+	return dir
+}

@@ -43,7 +43,7 @@ func newTemplate(t *testing.T, name string) *template {
 func (tm *template) copy(t *testing.T) (crashPlan, *remote) {
 	t.Helper()
 	plan := tm.plan
-	plan.Path = filepath.Join(t.TempDir(), "app.db")
+	plan.Path = filepath.Join(faultfs.TempDir(t), "app.db")
 	files, err := filepath.Glob(tm.plan.Path + "*")
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +54,7 @@ func (tm *template) copy(t *testing.T) (crashPlan, *remote) {
 	fitHint(t, plan.Path)
 	rem := *tm.rem
 	rem.t, rem.revs, rem.requests = t, slices.Clone(rem.revs), nil
-	rem.path = filepath.Join(t.TempDir(), "remote.db")
+	rem.path = filepath.Join(faultfs.TempDir(t), "remote.db")
 	copyWithTime(t, tm.rem.path, rem.path)
 	c, err := openConn(rem.path, "mode=rw")
 	if err != nil {
@@ -255,7 +255,7 @@ func TestUnreadPages(t *testing.T) {
 
 // TestErrorAfterRow: a statement may fail after its row has been read.
 func TestErrorAfterRow(t *testing.T) {
-	dir := t.TempDir()
+	dir := faultfs.TempDir(t)
 	if err := faultfs.Register(); err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +277,7 @@ func TestErrorAfterRow(t *testing.T) {
 // TestMakingRolledBack: the making of a replica was cut short before its first
 // commit was finished, and is rolled back at the next opening.
 func TestMakingRolledBack(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "app.db")
+	path := filepath.Join(faultfs.TempDir(t), "app.db")
 	done, err := faultfs.Set(faultfs.Fault{Dir: path + "-journal", At: 1, Kinds: []faultfs.Kind{faultfs.Delete}})
 	if err != nil {
 		t.Fatal(err)

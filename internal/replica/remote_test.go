@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/tursosync/tursosync/cdc"
+	"github.com/tursosync/tursosync/internal/faultfs"
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/syncer"
 )
@@ -41,7 +42,7 @@ type remoteRev struct {
 
 func newRemote(t testing.TB, statements ...string) *remote {
 	t.Helper()
-	r := &remote{t: t, path: filepath.Join(t.TempDir(), "remote.db"), revs: []remoteRev{{}}}
+	r := &remote{t: t, path: filepath.Join(faultfs.TempDir(t), "remote.db"), revs: []remoteRev{{}}}
 	r.start()
 	t.Cleanup(func() { r.conn.Close() })
 	r.exec(statements...)
