@@ -5,7 +5,7 @@
 // A DB is not a second handle: it names the connection of a *sqlite3.SQLiteConn,
 // lives as long as that, and follows its rule of one goroutine at a time.
 //
-// The tests also run under the address sanitizer: go test -asan ./internal/shim
+// docs/testing.md says how its tests run under the sanitizers.
 package shim
 
 /*

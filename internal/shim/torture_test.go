@@ -534,8 +534,11 @@ func (c *committer) edit(img []byte) (to []byte, s string, err error) {
 		return nil, "", err
 	}
 	done, err := copying.Step(-1)
-	if err = errors.Join(err, copying.Finish()); err != nil || !done {
-		return nil, "", fmt.Errorf("copy (done: %v): %w", done, err)
+	if err = errors.Join(err, copying.Finish()); err == nil && !done {
+		err = sqlite3.Error{Code: sqlite3.ErrBusy} // what Step makes false of
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("copy: %w", err)
 	}
 	cookie := func() (n uint32, err error) {
 		v, err := tryText(c.memory, "PRAGMA schema_version")
