@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/mattn/go-sqlite3"
 )
 
 // MutationOptions steer Mutations. The zero value is the usual way.
@@ -105,6 +107,7 @@ type planner struct {
 
 	triggers  map[string]definition // live's, by lower-case name
 	suspended []SchemaObject        // dropped, to be created again
+	ran       []*SchemaChange       // those that the remote runs
 }
 
 func (p *planner) change(ctx context.Context, c *Change) error {
@@ -328,7 +331,10 @@ func (p *planner) schema(c *Change) error {
 	}
 	if do {
 		p.state.apply(c.Schema)
-		p.renameInTriggers(c.Schema)
+		p.ran = append(p.ran, c.Schema)
+		if err := p.renameInTriggers(c.Schema); err != nil {
+			return err
+		}
 		p.out = append(p.out, Mutation{SQL: c.Schema.statement(), Change: c.ID})
 	}
 	if c.Schema.Op == "create" && c.Schema.Kind == "trigger" {
@@ -360,20 +366,48 @@ func upper(kind string) string {
 }
 
 // suspendTriggers drops the remote's triggers that would fire for a row and
-// whose effects are in the log, because live has the same trigger.
+// whose effects are in the log, because live had the same trigger.
 func (p *planner) suspendTriggers(r *rowChange) {
-	if p.state == nil || len(p.triggers) == 0 {
+	if p.state == nil {
 		return
 	}
 	for _, name := range p.state.triggers(r.Table) {
 		e := p.state.find("trigger", name)
-		local, ok := p.triggers[lower(name)]
-		if !ok || !local.equal(e.def) || slices.ContainsFunc(p.suspended, func(o SchemaObject) bool { return o == e.SchemaObject }) {
+		if !p.fired(e) || slices.ContainsFunc(p.suspended, func(o SchemaObject) bool { return o == e.SchemaObject }) {
 			continue
 		}
 		p.out = append(p.out, Mutation{SQL: "DROP TRIGGER IF EXISTS " + quote(name), Change: r.ID, Suspends: name})
 		p.suspended = append(p.suspended, e.SchemaObject)
 	}
+}
+
+// fired tells whether live had a trigger of the remote when the next row was
+// written: it has it, or the schema changes ahead begin by dropping it, or rename what
+// it mentions.
+func (p *planner) fired(e *schemaEntry) bool {
+	local, ok := p.triggers[lower(e.Name)]
+	if ok && local.equal(e.def) {
+		return true
+	}
+	table, renamed := e.Table, false
+	for i := range p.ahead {
+		s := p.ahead[i].Schema
+		switch {
+		case s.Kind == "trigger" && lower(s.Name) == lower(e.Name):
+			return s.Op == "drop"
+		case s.Op == "drop" && lower(s.Name) == lower(table):
+			return true
+		}
+		if from, to, ok := renamedTable(s); ok {
+			renamed = true
+			if lower(from) == lower(table) {
+				table = to
+			}
+		} else if a, ok := parseAlter(s.SQL); ok && s.Op == "alter" {
+			renamed = renamed || a.step == alterRenameColumn
+		}
+	}
+	return renamed && ok
 }
 
 // resumeTriggers creates the suspended triggers again.
@@ -388,16 +422,46 @@ func (p *planner) resumeTriggers() {
 	p.suspended = nil
 }
 
-// renameInTriggers takes live's text of the triggers after a rename: SQLite
-// rewrites triggers then, and live has been through it.
-func (p *planner) renameInTriggers(c *SchemaChange) {
+// renameInTriggers takes over what SQLite makes of the triggers when something is
+// renamed: a database of its own that goes the remote's way tells.
+func (p *planner) renameInTriggers(c *SchemaChange) error {
 	a, ok := parseAlter(c.SQL)
-	if c.Op != "alter" || !ok || a.step != alterRenameTable && a.step != alterRenameColumn {
-		return
+	if c.Op != "alter" || !ok || a.step != alterRenameTable && a.step != alterRenameColumn ||
+		!slices.ContainsFunc(p.opts.Remote, isTrigger) && !slices.ContainsFunc(p.ran, func(s *SchemaChange) bool { return s.Kind == "trigger" }) {
+		return nil
 	}
-	for _, o := range p.opts.Local {
-		if e := p.state.find("trigger", o.Name); o.Kind == "trigger" && e != nil {
+	objects, err := p.rehearse()
+	if err != nil {
+		return fmt.Errorf("rehearse %s: %w", c.SQL, err)
+	}
+	for _, o := range objects {
+		if e := p.state.find("trigger", o.Name); isTrigger(o) && e != nil {
 			e.SQL, e.def = o.SQL, parseDefinition(o.SQL)
 		}
 	}
+	return nil
+}
+
+func isTrigger(o SchemaObject) bool { return o.Kind == "trigger" }
+
+// rehearse returns the remote's schema behind the schema changes of the batch so far.
+// What this program cannot define, such as an index by a function of somebody else, is
+// left out.
+func (p *planner) rehearse() (objects []SchemaObject, err error) {
+	opened, err := (&sqlite3.SQLiteDriver{}).Open(":memory:")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	conn, ok := opened.(*sqlite3.SQLiteConn)
+	if !ok {
+		return nil, fmt.Errorf("connection is a %T", opened)
+	}
+	for _, o := range p.opts.Remote {
+		_ = exec(conn, o.SQL)
+	}
+	for _, s := range p.ran {
+		_ = exec(conn, s.statement())
+	}
+	return ReadSchema(conn)
 }
