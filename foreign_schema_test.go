@@ -3,9 +3,11 @@ package tursosync_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,5 +129,57 @@ func TestForeignWriterStarvesNobody(t *testing.T) {
 	s.want(`SELECT count(*) FROM item WHERE id GLOB 'f*'`, fmt.Sprint(n))
 	if n < 20 {
 		t.Errorf("the other program wrote %d rows: it hardly ran", n)
+	}
+}
+
+// TestForeignVirtualTable: a virtual table cannot be synchronised. One that is in a
+// file from before, or that another program makes, halts syncing with an error that
+// says what to do, and that is all there is to do.
+func TestForeignVirtualTable(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		t.Run(fmt.Sprintf("before=%t", before), func(t *testing.T) {
+			remote := &ownServer{tursosynctest.NewServer(t)}
+			path := filepath.Join(t.TempDir(), "app.db")
+			other := func(text string) {
+				t.Helper()
+				db, err := sql.Open("sqlite3", path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer db.Close()
+				if _, err := db.Exec(text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			const create = items + `; INSERT INTO item VALUES ('x', 1, 2); CREATE VIRTUAL TABLE words USING fts3(body); INSERT INTO words VALUES ('one')`
+			if before {
+				other(create)
+			}
+			s := open(t, remote, func(c *tursosync.Config) { c.Path = path })
+			if !before {
+				s.sync()
+				other(create)
+			}
+			for what, try := range map[string]func() error{"push": s.tryPush, "pull": s.tryPull} {
+				if err := try(); !errors.Is(err, tursosync.ErrVirtualTable) {
+					t.Errorf("%s: %v, want ErrVirtualTable", what, err)
+				} else {
+					s.named(err)
+				}
+				if st := s.r.Status(); st.State != tursosync.Halted || !strings.Contains(st.Reason, "drop it") || !strings.Contains(st.Reason, `"words"`) {
+					t.Errorf("status after %s: %v", what, st)
+				}
+				s.retry()
+			}
+			other(`DROP TABLE words`)
+			if err := s.trySync(); err != nil {
+				t.Fatalf("sync without the table: %v", err)
+			}
+			converge(t, remote, s)
+			s.want(`SELECT * FROM item`, "x|1|2")
+			if st := s.r.Status(); st.State != tursosync.Running {
+				t.Errorf("status: %v", st)
+			}
+		})
 	}
 }

@@ -82,7 +82,7 @@ func (c Config) syncerConfig() syncer.Config {
 // by themselves.
 func judge(err error) syncer.Verdict {
 	switch {
-	case errors.Is(err, replica.ErrNotReplica), errors.Is(err, replica.ErrUnsupportedRemote):
+	case errors.Is(err, replica.ErrNotReplica), errors.Is(err, replica.ErrUnsupportedRemote), errors.Is(err, ErrVirtualTable):
 		return syncer.Verdict{Kind: syncer.Disagreement, Reason: err.Error(), Answered: true}
 	}
 	return remote.Judge(err)

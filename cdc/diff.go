@@ -20,7 +20,8 @@ type VirtualTableError struct {
 }
 
 func (e *VirtualTableError) Error() string {
-	return fmt.Sprintf("virtual table %q differs: %v", e.Table, ErrVirtualTable)
+	return fmt.Sprintf("%v: %q is in one of them only, or differs; drop it with another SQLite program"+
+		" (an attached or temp database may have it), then Retry", ErrVirtualTable, e.Table)
 }
 
 // Unwrap returns ErrVirtualTable.

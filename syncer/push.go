@@ -78,9 +78,10 @@ func (l *Loop) pushFailed(err error) error {
 	}
 	v := l.cfg.Judge(err)
 	err = fmt.Errorf("push: %w", err)
-	if v.Kind == NotPermitted {
-		// No transaction is to blame, and asking again does not change the token.
-		l.halt = &Halt{Reason: v.Reason, Err: err}
+	if here := errors.Is(err, cdc.ErrVirtualTable); here || v.Kind == NotPermitted {
+		// No transaction is to blame, and asking again changes neither the file nor
+		// the token.
+		l.halt = &Halt{Reason: v.Reason, Disagreement: here, Err: err, pull: here}
 		l.push.err, l.push.failures = nil, 0
 		l.cfg.Logger.Error("push halted", keyReason, l.halt.Reason)
 		l.refresh()
