@@ -148,6 +148,22 @@ func (h *host) status(field string) float64 {
 	return 0
 }
 
+// cpu is the time that the process has run so far.
+func (h *host) cpu() time.Duration {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.pid))
+	_, rest, _ := bytes.Cut(data, []byte(") "))
+	fields := bytes.Fields(rest)
+	if len(fields) < 13 {
+		return 0
+	}
+	var ticks time.Duration
+	for _, f := range fields[11:13] { // utime, stime; in hundredths of a second
+		n, _ := strconv.Atoi(string(f))
+		ticks += time.Duration(n)
+	}
+	return ticks * 10 * time.Millisecond
+}
+
 // files counts the files that the process has open.
 func (h *host) files() int {
 	list, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.pid))

@@ -2,7 +2,6 @@ package server
 
 import (
 	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -228,9 +227,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, snap *snapshot) er
 
 	var out io.Writer = w
 	finish := func() error { return nil }
-	var z *gzip.Writer
+	var z *zipper
 	if len(snap.pages) > 0 && acceptsGzip(r) {
-		z = zipper(w)
+		z = borrowZipper(w)
 	}
 	if z != nil {
 		defer giveBack(z)
