@@ -94,6 +94,11 @@ func (p *pull) run(ctx context.Context) error {
 		} else if err != nil {
 			return err
 		}
+		// Base may not have followed live: what it takes is in the file that the
+		// next answer is written to.
+		if err := r.finishCommitted(); err != nil {
+			return err
+		}
 		d = nil
 	}
 	if st := r.state(); st.bootstrap || st.revision == "" {
