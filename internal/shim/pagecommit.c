@@ -347,6 +347,8 @@ int ts_pagecommit_begin(sqlite3 *db, ts_pagecommit **out) {
   p->db = f;
   p->wal = wal;
   rc = f->pMethods->xShmLock(f, LOCK_WRITE, 1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
+  /* There is no shared memory: in exclusive locking mode SQLite may keep the wal-index in the heap. */
+  if (rc == SQLITE_IOERR_SHMLOCK) rc = TS_NOTREADY;
   if (rc == SQLITE_OK) {
     rc = begin_locked(p);
     if (rc == SQLITE_OK) {

@@ -26,6 +26,7 @@ var (
 	// ErrNotReady: the connection has no valid wal-index: it has not read yet, the
 	// database is not in WAL mode, or the last writer died. Read something on the
 	// connection, whereupon SQLite opens or recovers the wal-index, and try again.
+	// That does not help if it was opened in exclusive locking mode.
 	ErrNotReady = errors.New("the wal-index is not ready")
 	// ErrPageSize: the pages of the database are not of page.Size bytes.
 	ErrPageSize = errors.New("the database's page size is not supported")

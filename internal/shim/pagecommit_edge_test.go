@@ -456,3 +456,31 @@ func TestPageCommitOrders(t *testing.T) {
 		})
 	}
 }
+
+// TestPageCommitExclusive shows page commits of a connection in exclusive locking mode: with a
+// wal-index in shared memory they are commits as ever; one that SQLite keeps to itself,
+// in the heap, is out of reach, and that is told.
+func TestPageCommitExclusive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	c := live(t, path)
+	run(t, c, "CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB)", "INSERT INTO t VALUES (1, 1)",
+		"PRAGMA locking_mode = exclusive", "INSERT INTO t VALUES (2, 2)")
+	pageCommit(t, of(t, c), edited(t, contents(t, of(t, c)), "INSERT INTO t VALUES (3, zeroblob(9000))"), nil)
+	run(t, c, "INSERT INTO t VALUES (4, 4)")
+	if got := text(t, c, "SELECT group_concat(a) FROM t UNION ALL SELECT * FROM pragma_integrity_check"); got != "1,2,3,4\nok" {
+		t.Errorf("with shared memory there is %q", got)
+	}
+	c.Close()
+	c = open(t, path+"?_locking_mode=EXCLUSIVE")
+	run(t, c, "INSERT INTO t VALUES (5, 5)")
+	if _, err := os.Stat(path + "-shm"); err == nil {
+		t.Fatal("the wal-index is not in the heap")
+	}
+	if p, err := of(t, c).BeginPageCommit(); !errors.Is(err, ErrNotReady) {
+		t.Errorf("BeginPageCommit = %v, %v, want ErrNotReady", p, err)
+	}
+	run(t, c, "INSERT INTO t VALUES (6, 6)")
+	if got := text(t, c, "SELECT group_concat(a) FROM t UNION ALL SELECT * FROM pragma_integrity_check"); got != "1,2,3,4,5,6\nok" {
+		t.Errorf("without shared memory there is %q", got)
+	}
+}

@@ -49,6 +49,7 @@ typedef uint64_t sqlite3_uint64;
 #define SQLITE_ROW 100
 #define SQLITE_DONE 101
 #define SQLITE_IOERR_SHORT_READ (SQLITE_IOERR | (2 << 8))
+#define SQLITE_IOERR_SHMLOCK (SQLITE_IOERR | (20 << 8))
 
 #define SQLITE_INTEGER 1
 #define SQLITE_FLOAT 2
