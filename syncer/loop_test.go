@@ -587,6 +587,27 @@ func TestWaitGivesTheLastError(t *testing.T) {
 	})
 }
 
+// TestRunningAfterWait: what Wait has brought to the remote shows that it is there,
+// whatever became of a pull before.
+func TestRunningAfterWait(t *testing.T) {
+	for _, cfg := range []Config{quiet, {PullInterval: time.Hour}, {Push: PushManual, Pull: PullManual}} {
+		simulate(t, func(w *world) {
+			w.start(cfg)
+			w.remote.set(func() { w.remote.onPull = func(context.Context) error { return errors.New("unreachable") } })
+			if err := w.loop.Pull(w.Context()); err == nil {
+				w.Error("the pull succeeded")
+			}
+			w.state(Offline)
+			w.remote.set(func() { w.remote.onPull = nil })
+			w.replica.commit(1)
+			if err := w.loop.Wait(w.Context()); err != nil {
+				w.Error(err)
+			}
+			w.state(Running)
+		})
+	}
+}
+
 func TestWaitInManualMode(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.start(Config{Push: PushManual, Pull: PullManual})

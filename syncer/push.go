@@ -43,7 +43,7 @@ func (l *Loop) pushAll(ctx context.Context, asked bool) error {
 	l.push.succeeded(time.Now())
 	l.halt = nil // a probe went through
 	if l.pull.err != nil && !l.pull.verdict.Answered {
-		l.pull.retryAt = time.Now() // the network is back
+		l.pull.retryAt, l.pull.past = time.Now(), true // the network is back
 	}
 	l.refresh()
 	if len(l.rejections) > 0 {

@@ -73,6 +73,7 @@ type lane struct {
 	verdict  Verdict   // of err
 	retryAt  time.Time // earliest automatic attempt
 	last     time.Time // last success
+	past     bool      // the remote has been reached since err
 }
 
 func (n *lane) succeeded(now time.Time) {
@@ -81,7 +82,7 @@ func (n *lane) succeeded(now time.Time) {
 
 func (n *lane) failed(now time.Time, err error, v Verdict, delay time.Duration) {
 	n.failures++
-	n.err, n.verdict, n.retryAt = err, v, now.Add(delay)
+	n.err, n.verdict, n.retryAt, n.past = err, v, now.Add(delay), false
 }
 
 // Status returns what is going on. It never waits.
@@ -117,7 +118,7 @@ func currentStatus(ended bool, halt *Halt, push, pull *lane, pushMode PushMode, 
 	}
 	s := Status{}
 	try := func(n *lane, auto bool) {
-		if n.err == nil {
+		if n.err == nil || n.past {
 			return
 		}
 		s.State = Offline
