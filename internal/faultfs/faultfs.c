@@ -86,6 +86,11 @@ static range *unsynced;       /* kept while now.lose */
 static sqlite3_vfs *real_vfs;
 static sqlite3_vfs vfs;
 
+static int watched; /* syncs are reported to Go */
+extern void tsFaultfsSynced(char *path);
+
+void ts_faultfs_watch(int on) { __atomic_store_n(&watched, on, __ATOMIC_SEQ_CST); }
+
 static void forget(const char *path) {
   range **p = &unsynced;
   while (*p != NULL) {
@@ -216,7 +221,9 @@ static int fSync(sqlite3_file *f, int flags) {
     forget(of(f)->path);
     pthread_mutex_unlock(&mu);
   }
-  return METHODS(f)->xSync(of(f)->real, flags);
+  int rc = METHODS(f)->xSync(of(f)->real, flags);
+  if (rc == SQLITE_OK && of(f)->path != NULL && __atomic_load_n(&watched, __ATOMIC_SEQ_CST)) tsFaultfsSynced((char *)of(f)->path);
+  return rc;
 }
 
 static int fFileSize(sqlite3_file *f, sqlite3_int64 *size) {

@@ -168,6 +168,7 @@ func (g *goFiles) hook(op fault.Op) error {
 		g.keep(op, kind, failed)
 	}
 	if !failed {
+		report(op)
 		return nil
 	}
 	err := error(syscall.EIO)

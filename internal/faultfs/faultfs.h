@@ -43,6 +43,7 @@ typedef struct ts_fault_report {
 int ts_faultfs_register(void);
 void ts_faultfs_set(const ts_fault *f);
 void ts_faultfs_report(ts_fault_report *out);
+void ts_faultfs_watch(int on);
 int ts_faultfs_due(int op, const char *path);
 
 #endif

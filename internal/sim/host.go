@@ -25,6 +25,7 @@ type host struct {
 	// sums holds the version of every state that the remote was in.
 	sums    map[uint64]int
 	version int
+	dead    bool // its process is: what it still does does not count
 }
 
 // backup is a copy of the remote at some time.
@@ -39,7 +40,7 @@ type backup struct {
 const remoteName = "remote.db"
 
 func (w *world) handler() http.Handler {
-	if w.host.srv == nil {
+	if w.host.srv == nil || w.host.dead {
 		return nil
 	}
 	return w.host.srv
@@ -94,7 +95,10 @@ func (w *world) killServer() error {
 	if err := w.stopServer(); err != nil {
 		return err
 	}
-	return w.startServer(dir)
+	if err := w.startServer(dir); err != nil {
+		return err
+	}
+	return w.tap()
 }
 
 // backUpServer keeps a copy of the server's files.
@@ -175,7 +179,7 @@ func (w *world) closeStale() error {
 // lets the model do the same.
 func (w *world) tap() error {
 	h := &w.host
-	if h.srv == nil {
+	if h.srv == nil || h.dead {
 		return nil
 	}
 	rows, err := h.plain.Query(`SELECT rowid, token FROM journal WHERE rowid > ? ORDER BY rowid`, h.tapped)

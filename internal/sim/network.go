@@ -294,7 +294,8 @@ func (in *incoming) stream(req *http.Request, h http.Handler) (*http.Response, e
 		rw.later = whole.body.Bytes()
 	}()
 	<-rw.ready
-	if rw.aborted && rw.status == 0 {
+	if rw.aborted && rw.status == 0 || in.w.host.dead {
+		_ = pr.CloseWithError(errNetwork)
 		cancel()
 		<-done
 		return nil, errNetwork
@@ -307,7 +308,7 @@ func (in *incoming) stream(req *http.Request, h http.Handler) (*http.Response, e
 	} else {
 		resp.TransferEncoding = []string{"chunked"}
 	}
-	resp.Body = &body1{pipe: pr, cancel: cancel, done: done, limit: -1}
+	resp.Body = &body1{host: &in.w.host, pipe: pr, cancel: cancel, done: done, limit: -1}
 	return resp, nil
 }
 
@@ -373,6 +374,7 @@ func (w *writer) finish() {
 
 // body1 is the replica's end of an answer.
 type body1 struct {
+	host    *host
 	pipe    *io.PipeReader
 	cancel  context.CancelFunc
 	done    chan struct{}
@@ -392,6 +394,9 @@ func (b *body1) Read(p []byte) (int, error) {
 		time.Sleep(time.Millisecond)
 	}
 	n, err := b.pipe.Read(p)
+	if b.host.dead {
+		return 0, errNetwork
+	}
 	if b.limit > 0 {
 		b.limit -= n
 	}

@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/tursosync/tursosync"
+	"github.com/tursosync/tursosync/internal/faultfs"
 )
 
 // step is one thing that happens. A script is made of steps that do not depend on
@@ -78,7 +80,7 @@ func generate(seed uint64) script {
 		kind   string
 		weight int
 	}{
-		{"commit", 30}, {"push", 14}, {"pull", 14}, {"sync", 8}, {"checkpoint", 4}, {"reopen", 3}, {"crash", 3}, {"read", 3}, {"unread", 3},
+		{"commit", 30}, {"push", 14}, {"pull", 14}, {"sync", 8}, {"checkpoint", 4}, {"reopen", 3}, {"crash", 3}, {"power", 3}, {"read", 3}, {"unread", 3},
 		{"deliver", 4}, {"huge", 1}, {"tiny", 2}, {"restart", 2}, {"kill", 2}, {"remote", 4}, {"sleep", 2}, {"foreign", 2}, {"rebootstrap", 1},
 		{"backup", 1}, {"stale", 1}, {"unstale", 1}, {"compact", 2}, {"copy", 2}, {"restore", 1}, {"clone", 1}, {"back", 1},
 	}
@@ -106,12 +108,12 @@ func generate(seed uint64) script {
 			if rnd.IntN(20) < trouble {
 				x.At = someAt(rnd, "io")
 			}
-		case "push", "pull", "sync", "checkpoint", "reopen", "crash":
+		case "push", "pull", "sync", "checkpoint", "reopen", "crash", "power":
 			if rnd.IntN(10) < trouble {
-				x.At = someAt(rnd, "crash", "crash", "crash", "full", "fail", "commit", "io", "io", "kill", "break")
+				x.At = someAt(rnd, "crash", "crash", "power", "power", "full", "fail", "commit", "io", "io", "kill", "break")
 			}
 			if rnd.IntN(3) == 0 {
-				x.Again = someAt(rnd, "crash", "crash", "fail", "io")
+				x.Again = someAt(rnd, "crash", "power", "fail", "io")
 			}
 			if rnd.IntN(10) < trouble+1 {
 				for range 1 + rnd.IntN(2) {
@@ -174,6 +176,15 @@ func (s script) run(root string, trace func(string, ...any)) (st stats, err erro
 		}
 	}()
 	w.stats.seeds = 1
+	if strings.HasPrefix(root, "/dev/shm/") {
+		// There inodes are not used again.
+		w.disk = newDisk()
+		stop, err := faultfs.Watch(w.disk.synced)
+		if err != nil {
+			return w.stats, err
+		}
+		defer stop()
+	}
 	if err := w.setUp(s.Replicas); err != nil {
 		return w.stats, err
 	}
@@ -197,6 +208,14 @@ func (w *world) step(x step) error {
 	}
 	if w.err != nil {
 		return w.err
+	}
+	for _, o := range w.replicas {
+		if o.db == nil {
+			continue
+		}
+		if err := w.settleDoubt(o); err != nil {
+			return err
+		}
 	}
 	if err := w.checkReplica(r); err != nil {
 		return err
@@ -226,7 +245,7 @@ func (w *world) do(x step, r *replica, rnd *rand.Rand) error {
 		})
 		if err != nil && hit {
 			w.trace("    = %v", err)
-			return w.settleDoubt(r)
+			return nil
 		}
 		return err
 	case "tiny":
@@ -247,12 +266,18 @@ func (w *world) do(x step, r *replica, rnd *rand.Rand) error {
 		return w.sync(ctx, x, r)
 	case "reopen":
 		return w.reopen(x, r)
-	case "crash":
+	case "crash", "power":
 		dir, err := w.newDir(r.name + "-")
 		if err != nil {
 			return err
 		}
-		if err := copyFiles(dir, r.dir); err != nil {
+		if x.Kind == "power" && w.disk != nil {
+			r.powerless = true
+			err = w.disk.powerLoss(dir, r.dir, rnd)
+		} else {
+			err = copyFiles(dir, r.dir)
+		}
+		if err != nil {
 			return err
 		}
 		w.forget(r)
@@ -359,8 +384,9 @@ func (w *world) sync(ctx context.Context, x step, r *replica) error {
 	if x.Kind != "pull" && x.Kind != "checkpoint" && !bad(r.pushErr) && r.handle.Status().State == tursosync.Running {
 		r.pullErr = nil // it pulled as well
 	}
-	if x.Kind != "pull" && x.Kind != "checkpoint" && x.Kind != "rebootstrap" && !bad(r.pushErr) {
-		r.wary = false
+	switch x.Kind {
+	case "push", "pull", "sync":
+		r.calm(x.Kind != "pull" && !bad(r.pushErr), x.Kind != "push" && !bad(err))
 	}
 	mayFail := hit && x.At.Kind != "commit"
 	for _, f := range x.Net {
@@ -432,7 +458,7 @@ func (w *world) foreign(r *replica, rnd *rand.Rand) error {
 	}
 	w.txns[t.token] = t
 	r.live.apply(t)
-	r.pending = append(r.pending, t)
+	r.pending, r.log = append(r.pending, t), append(r.log, t)
 	w.stats.commits++
 	return nil
 }
@@ -477,7 +503,7 @@ func (w *world) copyReplica(r *replica) error {
 	if err := copyFiles(dir, r.dir); err != nil {
 		return err
 	}
-	c := &copied{dir: dir, pending: append([]*txn(nil), r.pending...), seen: map[string]bool{}, version: r.version}
+	c := &copied{dir: dir, pending: slices.Clone(r.pending), log: slices.Clone(r.log), seen: map[string]bool{}, version: r.version}
 	for t := range r.seen {
 		c.seen[t] = true
 	}
@@ -510,7 +536,7 @@ func (w *world) restoreReplica(r *replica, rnd *rand.Rand) error {
 	}
 	r.net.kill()
 	r.dir, r.net = dir, &network{w: w, r: r}
-	r.pending, r.seen, r.version = append([]*txn(nil), c.pending...), map[string]bool{}, c.version
+	r.pending, r.log, r.seen, r.version = slices.Clone(c.pending), slices.Clone(c.log), map[string]bool{}, c.version
 	for t := range c.seen {
 		r.seen[t] = true
 	}
@@ -539,7 +565,7 @@ func (w *world) clone(r *replica, rnd *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	n.pending, n.version = append([]*txn(nil), r.pending...), r.version
+	n.pending, n.log, n.version = slices.Clone(r.pending), slices.Clone(r.log), r.version
 	for t := range r.seen {
 		n.seen[t] = true
 	}
@@ -577,12 +603,13 @@ func (w *world) rest() error {
 				cancel()
 				return &violation{fmt.Sprintf("push of %s when all is well: %v", r.name, r.pushErr)}
 			}
-			r.wary = false
+			r.calm(true, false)
 			r.pullErr = r.handle.Pull(ctx)
 			cancel()
 			if r.pullErr != nil {
 				return &violation{fmt.Sprintf("pull of %s when all is well: %v", r.name, r.pullErr)}
 			}
+			r.calm(false, true)
 			if err := w.checkReplica(r); err != nil {
 				return err
 			}

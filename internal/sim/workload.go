@@ -542,7 +542,7 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 		return fmt.Errorf("commit on %s: %w", r.name, err)
 	}
 	r.live.apply(t)
-	r.pending = append(r.pending, t)
+	r.pending, r.log = append(r.pending, t), append(r.log, t)
 	w.stats.commits++
 	w.trace("    %s commits %s: %s", r.name, t, x.summary())
 	return nil

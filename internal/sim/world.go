@@ -55,6 +55,7 @@ type world struct {
 	backups  []*backup
 	replicas []*replica
 	late     []*incoming
+	disk     *disk         // nil where nobody can tell
 	serial   chan struct{} // held while the server runs SQL
 
 	ready            bool // the tables are there
@@ -71,8 +72,9 @@ type world struct {
 	lastSer int
 	owners  int
 
-	stats stats
-	trace func(format string, args ...any)
+	faulty bool // an operation of the step may fail by itself
+	stats  stats
+	trace  func(format string, args ...any)
 	err   error // the first that nobody could be told
 }
 
@@ -89,6 +91,8 @@ type replica struct {
 	live state // as the model has it
 	// pending are the transactions committed here that base has never held, in order.
 	pending []*txn
+	// log are all that were committed here, in order.
+	log []*txn
 	// seen are the tokens that base has held.
 	seen map[string]bool
 	// version is that of the remote's state that base was at.
@@ -103,15 +107,18 @@ type replica struct {
 	// fuzzy: a pull is committed into live, but its pages are not all in base.
 	fuzzy   bool
 	closing bool
-	// wary: files went back in time, and only the next push finds out what the remote
-	// has lost.
-	wary bool
+	// powerless: its machine has lost power; what was not synced may be gone.
+	powerless bool
+	// wary: files went back in time. The next pull finds out (2), and the push after it
+	// what the remote has lost (1).
+	wary int
 }
 
 // copied is a copy of a replica's files, with what the model knew.
 type copied struct {
 	dir     string
 	pending []*txn
+	log     []*txn
 	seen    map[string]bool
 	version int
 }
@@ -164,6 +171,11 @@ func (r *replica) open() error {
 		Path: filepath.Join(r.dir, liveName), URL: "http://sim.test", AuthToken: "secret-token",
 		Options: map[string][]string{"_foreign_keys": {"1"}, "_busy_timeout": {"2000"}},
 		Sync:    tursosync.SyncManual, ClientName: r.name, HTTPClient: &http.Client{Transport: r.net},
+	}
+	if r.w.disk != nil {
+		if err := r.w.disk.adopt(r.dir); err != nil {
+			return err
+		}
 	}
 	c, err := tursosync.NewConnector(cfg)
 	if err != nil {
@@ -278,6 +290,7 @@ var errDisk = errors.New("sim: no space left on device")
 // at the n-th operation on a file.
 //
 //	crash  the replica's process dies
+//	power  its machine does
 //	full   nothing can be written from there on
 //	fail   this once it fails
 //	commit the application commits
@@ -327,9 +340,12 @@ func (w *world) during(r *replica, a at, fn func() error) (err error, crashed st
 		w.trace("    %s at %s", a.Kind, point)
 		w.stats.faults[a.Kind+"."+point]++
 		switch a.Kind {
-		case "crash":
+		case "crash", "power":
 			dir, e := w.newDir(r.name + "-")
-			if e == nil {
+			if e == nil && a.Kind == "power" && w.disk != nil {
+				r.powerless = true
+				e = w.disk.powerLoss(dir, r.dir, rand.New(rand.NewPCG(uint64(a.N), 3)))
+			} else if e == nil {
 				e = copyFiles(dir, r.dir)
 			}
 			if e != nil {
@@ -358,7 +374,9 @@ func (w *world) failFile(r *replica, a at, fn func() error) (err error, hit bool
 	if setUp != nil {
 		return nil, false, setUp
 	}
+	w.faulty = true
 	err = fn()
+	w.faulty = false
 	report := clear()
 	if hit = report.Failed > 0; hit {
 		w.stats.faults["io."+report.Kind.String()]++
@@ -402,6 +420,7 @@ func (w *world) failServer(a at, fn func() error) (err error, hit bool, after er
 		if dir, e = w.newDir("server"); e == nil {
 			e = copyFiles(dir, w.host.dir)
 		}
+		w.host.dead = true
 		if e != nil {
 			w.report(e)
 		}
@@ -410,10 +429,13 @@ func (w *world) failServer(a at, fn func() error) (err error, hit bool, after er
 	err = fn()
 	if dir != "" {
 		_ = w.stopServer()
+		w.host.dead = false
 	}
 	restore()
 	if dir != "" {
-		after = w.startServer(dir)
+		if after = w.startServer(dir); after == nil {
+			after = w.tap()
+		}
 	}
 	return err, hit, after
 }
@@ -423,6 +445,9 @@ func (w *world) failServer(a at, fn func() error) (err error, hit bool, after er
 // changes files that nobody looks at any more.
 func (w *world) crash(r *replica, dir string, again at) error {
 	w.stats.crashes++
+	if w.disk != nil {
+		w.disk.drop(r.dir)
+	}
 	restore := fault.Set(func(string) error { return errCrash })
 	r.net.kill()
 	_ = r.close()
@@ -452,7 +477,43 @@ func (w *world) crash(r *replica, dir string, again at) error {
 		restore()
 		dir, again = crashed, at{}
 	}
+	if r.powerless {
+		if err := w.settlePower(r); err != nil {
+			return err
+		}
+	}
 	return w.settleDoubt(r)
+}
+
+// settlePower finds out what a loss of power has left: of the commits that are not in
+// base, the first ones, among them all that the remote has.
+func (w *world) settlePower(r *replica) error {
+	r.powerless = false
+	live, err := readAll(r.db)
+	if err != nil {
+		return fmt.Errorf("after a loss of power: %w", err)
+	}
+	r.seen, r.version, r.pending = map[string]bool{}, 0, nil
+	if _, err := w.learn(r, live); err != nil { // what base holds, and was rejected
+		return err
+	}
+	var lost *txn
+	for _, t := range r.log {
+		switch there := live.get("journal", keyOf(t.token)) != nil; {
+		case r.seen[t.token] || r.rejected[t.token] || w.gone[t.token]:
+		case !there:
+			if w.onRemote[t.token] {
+				return &violation{fmt.Sprintf("%s has lost %s with the power, and the remote has it", r.name, t)}
+			}
+			lost = t
+			w.gone[t.token] = true
+		case lost != nil && !t.foreign && !lost.foreign:
+			return &violation{fmt.Sprintf("%s has lost %s with the power, but not the later %s", r.name, lost, t)}
+		default:
+			r.pending = append(r.pending, t)
+		}
+	}
+	return nil
 }
 
 // settleDoubt finds out what became of the commits that were under way when the
@@ -464,7 +525,7 @@ func (w *world) settleDoubt(r *replica) error {
 			return err
 		}
 		if len(list) == 1 {
-			r.pending = append(r.pending, t)
+			r.pending, r.log = append(r.pending, t), append(r.log, t)
 			r.live.apply(t)
 		} else {
 			w.gone[t.token] = true
@@ -527,10 +588,12 @@ func (w *world) commitMeanwhile(r *replica, n int) {
 	// Nobody can tell on which side of the page commit this is.
 	var err error
 	if r.live, err = readAll(r.db); err != nil {
-		w.report(err)
+		if !w.faulty {
+			w.report(err)
+		}
 		return
 	}
-	if err := w.commitOne(ctx, r, rnd); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := w.commitOne(ctx, r, rnd); err != nil && !w.faulty && !errors.Is(err, context.DeadlineExceeded) {
 		w.report(fmt.Errorf("commit on %s meanwhile: %w", r.name, err))
 	}
 }
@@ -544,7 +607,7 @@ func (w *world) pushMeanwhile(r *replica, n int) {
 	rnd := rand.New(rand.NewPCG(uint64(n), 98))
 	ctx, cancel := stepContext()
 	defer cancel()
-	if err := w.commitOne(ctx, o, rnd); err != nil {
+	if err := w.commitOne(ctx, o, rnd); err != nil && !w.faulty {
 		w.report(fmt.Errorf("commit on %s meanwhile: %w", o.name, err))
 	}
 	o.net.begin(nil)
@@ -552,6 +615,16 @@ func (w *world) pushMeanwhile(r *replica, n int) {
 }
 
 var tokenText = regexp.MustCompile(`~[0-9]+~`)
+
+// calm notes what ended well.
+func (r *replica) calm(pushed, pulled bool) {
+	if pushed && r.wary == 1 {
+		r.wary = 0
+	}
+	if pulled && r.wary == 2 {
+		r.wary = 1
+	}
+}
 
 // learn finds out what was put aside, and what base holds: from then on those
 // transactions are the remote's responsibility.
@@ -624,7 +697,7 @@ func (w *world) restored() {
 	w.writeOff()
 	for _, r := range w.replicas {
 		w.unsound[r.owner] = true
-		r.owner, r.wary = w.newOwner(), true
+		r.owner, r.wary = w.newOwner(), 2
 	}
 }
 
