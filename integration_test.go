@@ -20,53 +20,7 @@ import (
 	_ "github.com/mattn/go-sqlite3"
 
 	"github.com/tursosync/tursosync"
-	"github.com/tursosync/tursosync/internal/realtest"
-	"github.com/tursosync/tursosync/tursosynctest"
 )
-
-// remote is a server that a test may stop and start.
-type remote interface {
-	Address() string
-	Stop()
-	Start()
-	// Copy returns a checkpointed copy of the database.
-	Copy(t *testing.T) string
-}
-
-// eachRemote runs a test against every kind of remote.
-func eachRemote(t *testing.T, fn func(t *testing.T, r remote)) {
-	t.Run("server", func(t *testing.T) { fn(t, &ownServer{tursosynctest.NewServer(t)}) })
-	t.Run("tursodb", func(t *testing.T) { fn(t, &tursodb{realtest.StartTursodb(t)}) })
-}
-
-type ownServer struct{ *tursosynctest.Server }
-
-func (s *ownServer) Address() string { return s.URL }
-
-func (s *ownServer) Copy(t *testing.T) string {
-	t.Helper()
-	s.Digest() // checkpoints
-	b, err := os.ReadFile(s.File)
-	if err != nil {
-		t.Fatal(err)
-	}
-	to := filepath.Join(t.TempDir(), "copy.db")
-	if err := os.WriteFile(to, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return to
-}
-
-type tursodb struct{ *realtest.Tursodb }
-
-func (s *tursodb) Address() string { return s.URL }
-
-func (s *tursodb) Copy(t *testing.T) string {
-	t.Helper()
-	s.Stop()
-	defer s.Start()
-	return checkpointedCopy(t, s.File)
-}
 
 // checkpointedCopy copies a database that nobody has open, and its WAL into it.
 func checkpointedCopy(t *testing.T, file string) string {
@@ -111,9 +65,9 @@ func open(t *testing.T, remote remote, edit ...func(*tursosync.Config)) *side {
 	t.Helper()
 	cfg := tursosync.Config{
 		Path: filepath.Join(t.TempDir(), "app.db"),
-		URL:  remote.Address(),
 		Sync: tursosync.SyncManual,
 	}
+	configure(&cfg, remote)
 	for _, e := range edit {
 		e(&cfg)
 	}
@@ -547,6 +501,7 @@ func TestKeyCollision(t *testing.T) {
 
 // flaky loses answers: the request arrives, its answer does not.
 type flaky struct {
+	next http.RoundTripper
 	lose atomic.Int32 // how many answers of pushes are still to be lost
 	lost atomic.Int32
 }
@@ -559,7 +514,7 @@ func (f *flaky) RoundTrip(req *http.Request) (*http.Response, error) {
 	if len(body) > 0 { // another body of length 0 would be sent in chunks
 		req.Body = io.NopCloser(bytes.NewReader(body))
 	}
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	resp, err := f.next.RoundTrip(req)
 	if err == nil && bytes.Contains(body, []byte("COMMIT")) && f.lose.Add(-1) >= 0 {
 		f.lost.Add(1)
 		resp.Body.Close()
@@ -571,7 +526,7 @@ func (f *flaky) RoundTrip(req *http.Request) (*http.Response, error) {
 // TestLostAnswers counts what only adds: nothing may be applied twice.
 func TestLostAnswers(t *testing.T) {
 	eachRemote(t, func(t *testing.T, r remote) {
-		f := &flaky{}
+		f := &flaky{next: transportOf(r)}
 		one := open(t, r, func(c *tursosync.Config) { c.HTTPClient = &http.Client{Transport: f} })
 		two := open(t, r)
 		one.exec(`CREATE TABLE bag(n)`)

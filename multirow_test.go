@@ -2,42 +2,25 @@ package tursosync_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"testing"
 
 	"github.com/tursosync/tursosync"
-	"github.com/tursosync/tursosync/internal/realtest"
-	"github.com/tursosync/tursosync/tursosynctest"
 )
 
 // TestOffendersAmongRows: many rows travel in one statement; the transactions
 // whose rows the remote refuses are found all the same, these and no others.
 func TestOffendersAmongRows(t *testing.T) {
-	t.Run("server", func(t *testing.T) {
-		srv := tursosynctest.NewServer(t)
-		offendersAmongRows(t, srv.URL, func(sql string) { srv.Exec(sql) }, func(q string) string { return fmt.Sprint(srv.Query(q)) })
-	})
-	t.Run("tursodb", func(t *testing.T) {
-		srv := realtest.StartTursodb(t)
-		offendersAmongRows(t, srv.URL, func(sql string) { realtest.Exec(t, srv.URL, sql) },
-			func(q string) string { return fmt.Sprint(realtest.Query(t, srv.URL, q)) })
+	eachRemote(t, func(t *testing.T, r remote) {
+		offendersAmongRows(t, r, func(sql string) { sqlOf(r).Exec(t, sql) }, func(q string) string { return fmt.Sprint(sqlOf(r).Query(t, q)) })
 	})
 }
 
-func offendersAmongRows(t *testing.T, url string, exec func(string), query func(string) string) {
+func offendersAmongRows(t *testing.T, to remote, exec func(string), query func(string) string) {
 	exec(`CREATE TABLE t(id INTEGER PRIMARY KEY, u TEXT UNIQUE)`)
-	db, err := sql.Open("tursosync", filepath.Join(t.TempDir(), "app.db")+"?sync=manual&url="+url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	r, err := tursosync.ReplicaOf(db)
-	if err != nil {
-		t.Fatal(err)
-	}
+	one := open(t, to)
+	db, r := one.db, one.r
 	ctx := context.Background()
 	if err := r.Sync(ctx); err != nil {
 		t.Fatal(err)

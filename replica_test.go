@@ -180,18 +180,7 @@ func testRemoteReplaced(t *testing.T, more int) {
 		one.exec(items, `INSERT INTO item VALUES ('on the remote', 1, 1)`)
 		converge(t, r, one, two)
 		r.Stop()
-		file := ""
-		switch s := r.(type) {
-		case *tursodb:
-			file = s.File
-		case *ownServer:
-			file = s.File
-		}
-		for _, suffix := range []string{"", "-wal", "-shm"} {
-			if err := os.Remove(file + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Fatal(err)
-			}
-		}
+		wipe(t, r)
 		// tursodb's new revisions may be the old ones again. What makes a replica
 		// look twice is that the server was away.
 		if err := two.trySync(); err == nil {
@@ -210,7 +199,7 @@ func testRemoteReplaced(t *testing.T, more int) {
 
 func TestRemoteGivenLater(t *testing.T) {
 	eachRemote(t, func(t *testing.T, r remote) {
-		one := open(t, r, func(c *tursosync.Config) { c.URL, c.Sync = "", "" })
+		one := open(t, r, func(c *tursosync.Config) { c.URL, c.AuthToken, c.Sync = "", "", "" })
 		one.exec(items, `INSERT INTO item VALUES ('local', 1, 1)`)
 		if err := one.r.Sync(t.Context()); !errors.Is(err, tursosync.ErrNoRemote) {
 			t.Errorf("Sync: %v, want ErrNoRemote", err)
@@ -218,7 +207,8 @@ func TestRemoteGivenLater(t *testing.T) {
 		if err := one.db.Close(); err != nil {
 			t.Fatal(err)
 		}
-		one.cfg.URL, one.cfg.Sync = r.Address(), tursosync.SyncManual
+		one.cfg.Sync = tursosync.SyncManual
+		configure(&one.cfg, r)
 		one.open()
 		two := open(t, r)
 		converge(t, r, one, two)

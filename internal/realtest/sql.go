@@ -10,34 +10,71 @@ import (
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
-// Exec runs statements, one by one, over SQL at url, and fails the test if one
-// of them fails.
-func Exec(t testing.TB, url string, sql ...string) {
+// SQL is a remote that takes SQL over HTTP.
+type SQL struct {
+	URL    string
+	Token  string       // none when empty
+	Client *http.Client // nil: http.DefaultClient
+}
+
+// Exec runs statements, one by one, and fails the test if one of them fails.
+func (s SQL) Exec(t testing.TB, sql ...string) {
 	t.Helper()
-	for _, s := range sql {
-		Query(t, url, s)
+	for _, text := range sql {
+		s.Query(t, text)
 	}
 }
 
-// Query runs one statement over SQL at url and returns its rows (nil, int64,
-// float64, string, []byte).
-func Query(t testing.TB, url, sql string, args ...any) [][]any {
+// Query runs one statement and returns its rows (nil, int64, float64, string,
+// []byte).
+func (s SQL) Query(t testing.TB, sql string, args ...any) [][]any {
 	t.Helper()
-	rows, err := TryQuery(url, sql, args...)
+	rows, err := s.TryQuery(sql, args...)
 	if err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return rows
 }
 
+// Exec runs statements, one by one, over SQL at url, and fails the test if one
+// of them fails.
+func Exec(t testing.TB, url string, sql ...string) {
+	t.Helper()
+	SQL{URL: url}.Exec(t, sql...)
+}
+
+// Query runs one statement over SQL at url and returns its rows (nil, int64,
+// float64, string, []byte).
+func Query(t testing.TB, url, sql string, args ...any) [][]any {
+	t.Helper()
+	return SQL{URL: url}.Query(t, sql, args...)
+}
+
 // TryQuery is Query with an error.
 func TryQuery(url, sql string, args ...any) ([][]any, error) {
+	return SQL{URL: url}.TryQuery(sql, args...)
+}
+
+// TryQuery is Query with an error.
+func (s SQL) TryQuery(sql string, args ...any) ([][]any, error) {
 	b := []byte(`{"baton":null,"requests":[{"type":"batch","batch":{"steps":[`)
 	b, err := wire.AppendStep(b, -1, sql, args, true)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.Post(url+wire.PipelinePath, wire.JSONMedia, bytes.NewReader(append(b, `]}}]}`...)))
+	req, err := http.NewRequest(http.MethodPost, s.URL+wire.PipelinePath, bytes.NewReader(append(b, `]}}]}`...)))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", wire.JSONMedia)
+	if s.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+s.Token)
+	}
+	client := s.Client
+	if client == nil {
+		client = http.DefaultClient
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -87,26 +87,33 @@ func (s *Tursodb) Start() {
 	if s.cmd != nil {
 		s.t.Fatal("tursodb runs already")
 	}
-	// The shell outlives us when the test binary dies, finds its input closed, and
-	// ends tursodb: no stray servers.
-	args := append([]string{"-c", `"$0" "$@" & p=$!; read -r s; kill -${s:-9} $p; wait $p`, s.program, s.File,
-		"--sync-server", s.addr}, s.flags...)
-	cmd := exec.Command("/bin/sh", args...)
-	cmd.Stdout, cmd.Stderr = &s.log, &s.log
-	stdin, err := cmd.StdinPipe()
+	var err error
+	s.cmd, s.stdin, s.ended, err = startTied(&s.log, s.program, append([]string{s.File, "--sync-server", s.addr}, s.flags...)...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	s.cmd, s.stdin, s.ended = cmd, stdin, ended
-	go func() { _ = cmd.Wait(); close(ended) }()
 	if err := s.ready(20 * time.Second); err != nil {
 		s.stop()
 		s.t.Fatalf("tursodb does not answer: %v\n%s", err, s.log.String())
 	}
+}
+
+// startTied starts a program that ends with us. Closing stdin kills it; a line with
+// the name of a signal sends that.
+func startTied(log io.Writer, program string, args ...string) (cmd *exec.Cmd, stdin io.WriteCloser, ended chan struct{}, err error) {
+	// The shell outlives us when the test binary dies, finds its input closed, and
+	// ends the program: no stray servers.
+	cmd = exec.Command("/bin/sh", append([]string{"-c", `"$0" "$@" & p=$!; read -r s; kill -${s:-9} $p; wait $p`, program}, args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if stdin, err = cmd.StdinPipe(); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, nil, err
+	}
+	ended = make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	return cmd, stdin, ended, nil
 }
 
 // Stop kills it, as a crash would; what it has committed is kept.

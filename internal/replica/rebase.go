@@ -172,8 +172,38 @@ func (b *rebase) follow() error {
 	next.adopt = ""
 	b.report.Revision, b.report.Pages = d.to, len(d.order)
 	b.report.Changed = next.basePages != b.old.pageCount || next.baseSum != b.r.state().baseSum
+	if err := b.keepLost(was); err != nil {
+		return err
+	}
 	b.report.Tables, err = b.tables(was)
 	return err
+}
+
+// keepLost keeps a copy of base when the remote has come back without any table:
+// like emptied, for remotes whose empty database has a first page.
+func (b *rebase) keepLost(was schema) error {
+	if !b.delta.whole || b.delta.count == 0 {
+		return nil
+	}
+	is, err := readSchema(b.stage.conn)
+	if err != nil {
+		return b.damaged(err)
+	}
+	if len(was.userTables()) == 0 || len(is.userTables()) > 0 {
+		return nil
+	}
+	return b.r.backUpBase()
+}
+
+// userTables lists the tables that are neither ours nor the protocol's.
+func (s schema) userTables() []string {
+	names := make(map[string]bool)
+	for _, o := range s {
+		if o.kind == "table" {
+			names[o.table] = true
+		}
+	}
+	return userTables(names)
 }
 
 // tables names the tables that the delta may have changed.
