@@ -199,5 +199,8 @@ func installNext(f files) error {
 	if err := fault.Rename(f.next(), f.base()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replace base: %w", err)
 	}
+	if err := fault.At("base.renamed"); err != nil {
+		return fmt.Errorf("replace base: %w", err)
+	}
 	return syncDir(f.base())
 }

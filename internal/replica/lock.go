@@ -64,7 +64,7 @@ func (l *fileLock) take() (hint, bool) {
 	if err != nil || len(text) == 0 {
 		return hint{}, false
 	}
-	if err := fault.Truncate(l.path, 0); err != nil {
+	if err := errors.Join(fault.At("hint.take"), fault.Truncate(l.path, 0)); err != nil {
 		return hint{}, false
 	}
 	if err := json.Unmarshal(text, &h); err != nil || h.Format != hintFormat {
@@ -78,6 +78,9 @@ func (l *fileLock) leave(h hint) error {
 	h.Format = hintFormat
 	text, err := json.Marshal(h)
 	if err != nil {
+		return err
+	}
+	if err := fault.At("hint.leave"); err != nil {
 		return err
 	}
 	return fault.WriteFile(l.path, text, 0o600)

@@ -242,6 +242,9 @@ func (r *Replica) makeReplica(ctx context.Context) (state, error) {
 		return st, err
 	}
 	st.remoteURL = r.cfg.RemoteURL
+	if err := fault.At("make.wal"); err != nil {
+		return st, err
+	}
 	if err := r.useWAL(ctx); err != nil {
 		return st, err
 	}
@@ -261,6 +264,9 @@ func (r *Replica) makeReplica(ctx context.Context) (state, error) {
 		if err := r.live.exec(putState, lastIDKey, adoptRoom); err != nil {
 			return st, err
 		}
+	}
+	if err := fault.At("make.commit"); err != nil {
+		return st, err
 	}
 	if err := r.live.exec("COMMIT"); err != nil {
 		return st, err

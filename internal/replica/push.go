@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/tursosync/tursosync/cdc"
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/internal/shim"
 	"github.com/tursosync/tursosync/syncer"
@@ -50,6 +51,9 @@ func (r *Replica) Pending(ctx context.Context, limits syncer.Limits) (p syncer.P
 		}
 		defer reader.rollback()
 		// After the snapshot is taken, so that all of it is on disk.
+		if err := fault.At("log.sync"); err != nil {
+			return err
+		}
 		if err := r.live.db.Sync(shim.WAL); err != nil {
 			return err
 		}
@@ -69,6 +73,9 @@ func (r *Replica) Pending(ctx context.Context, limits syncer.Limits) (p syncer.P
 // durable changes the state and waits until that is on disk.
 func (r *Replica) durable(ctx context.Context, fn func(s *state) error) error {
 	if err := r.update(ctx, fn); err != nil {
+		return err
+	}
+	if err := fault.At("state.sync"); err != nil {
 		return err
 	}
 	return r.live.db.Sync(shim.WAL)

@@ -60,6 +60,9 @@ func (r *Replica) rebuildIfNeeded(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := fault.At("rebuild.link"); err != nil {
+		return err
+	}
 	if err := fault.Link(r.files.live, backup); err != nil {
 		return fmt.Errorf("back up: %w", err)
 	}
@@ -192,6 +195,9 @@ func (r *Replica) rebuild(ctx context.Context, from *conn) (err error) {
 		err = flush()
 	}
 	if err = errors.Join(err, replayer.Close(), empty.Close()); err != nil {
+		return err
+	}
+	if err := fault.At("rebuild.commit"); err != nil {
 		return err
 	}
 	if err := to.exec("COMMIT"); err != nil {

@@ -48,6 +48,9 @@ func (r *Replica) recover() error {
 		}
 	}
 	if d == nil {
+		if err := fault.At("delta.forget"); err != nil {
+			return err
+		}
 		if err := remove(r.files.pull()); err != nil {
 			return err
 		}
