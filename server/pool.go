@@ -108,7 +108,7 @@ func (s *Server) release(st *stream) {
 	}
 	st.conn = nil
 	c.endTurn()
-	if st.dirty || st.readOnly || c.spoiled || c.silence != nil || !c.full() || !c.db.Info().Autocommit {
+	if st.dirty || st.readOnly || c.spoiled || c.silence != nil || c.marked != nil || !c.full() || !c.db.Info().Autocommit {
 		_ = c.close()
 		return
 	}
