@@ -83,8 +83,18 @@ type ClientOptions struct {
 	LongPollTimeoutMillis int    `json:"longPollTimeoutMs,omitempty"`
 	PushOperations        int    `json:"pushOperationsThreshold,omitempty"`
 	PullBytes             int    `json:"pullBytesThreshold,omitempty"`
+	// Transform says what becomes of the changes of tables, by name.
+	Transform map[string]Rule `json:"transform,omitempty"`
 	// Partial is partialSyncExperimental as JSON.
 	Partial json.RawMessage `json:"partialSyncExperimental,omitempty"`
+}
+
+// Rule is what the transform hook does with the changes of a table: skips them, or
+// pushes a statement with some of the row's columns as its parameters.
+type Rule struct {
+	Skip    bool     `json:"skip,omitempty"`
+	SQL     string   `json:"sql,omitempty"`
+	Columns []string `json:"columns,omitempty"`
 }
 
 // Open opens a database; its first opening pulls everything.

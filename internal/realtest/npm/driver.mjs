@@ -30,9 +30,22 @@ function fromWire(v) {
   throw new Error("unknown type of value: " + v.type);
 }
 
+// hook makes the transform hook: what becomes of the changes of a table is "skip" or
+// a statement with the row's columns, by name, as its parameters.
+function hook(rules) {
+  return (m) => {
+    const rule = rules[m.tableName];
+    if (rule === undefined) return null;
+    if (rule.skip) return { operation: "skip" };
+    return { operation: "rewrite", stmt: { sql: rule.sql, values: rule.columns.map((c) => (m.after ?? m.before)[c]) } };
+  };
+}
+
 const verbs = {
   async open(r) {
-    databases.set(r.db, await connect(r.options));
+    const { transform, ...options } = r.options;
+    if (transform) options.transform = hook(transform);
+    databases.set(r.db, await connect(options));
   },
   async exec(r, db) {
     await db.exec(r.sql);
