@@ -192,13 +192,23 @@ func TestNotPermitted(t *testing.T) {
 		if got := queryRemote(s, `SELECT id FROM todos ORDER BY id`); got != "a,b," {
 			t.Errorf("todos = %s", got)
 		}
+		t.Log("a table, and the rows in it")
+		s.exec(`CREATE TABLE mine(x)`, `INSERT INTO mine VALUES (1)`, `INSERT INTO todos VALUES ('c', 3)`, `DELETE FROM mine`)
+		if err := s.r.Push(t.Context()); !errors.As(err, &rejected) || !strings.Contains(err.Error(), `no schema_add on table "mine"`) {
+			t.Errorf("Push = %v", err)
+		}
+		s.sync()
+		s.want(`SELECT name FROM sqlite_schema WHERE name = 'mine'`)
+		if got := queryRemote(s, `SELECT id FROM todos ORDER BY id`); got != "a,b,c," {
+			t.Errorf("todos = %s", got)
+		}
 		t.Log("a deletion, which this token does not permit either")
 		s.exec(`DELETE FROM todos WHERE id = 'a'`)
 		if err := s.r.Push(t.Context()); !errors.As(err, &rejected) || !strings.Contains(err.Error(), `no data_delete on table "todos"`) {
 			t.Errorf("Push = %v", err)
 		}
 		s.sync()
-		s.want(`SELECT id FROM todos ORDER BY id`, "a", "b")
+		s.want(`SELECT id FROM todos ORDER BY id`, "a", "b", "c")
 	})
 	t.Run("halt", func(t *testing.T) {
 		g, few := setup(t)

@@ -374,6 +374,72 @@ func TestHaltPolicy(t *testing.T) {
 	}
 }
 
+// TestNotPermitted shows that a transaction which the token does not permit is dealt
+// with as the policy says, at once, and that a token which may push nothing halts the
+// replica, whatever the policy, without hurting its pulls.
+func TestNotPermitted(t *testing.T) {
+	t.Run("quarantine", func(t *testing.T) {
+		simulate(t, func(w *world) {
+			w.replica.commit(1)
+			tries := 0
+			bad := refuse(NotPermitted, true, 1)
+			w.remote.onPush = func(ctx context.Context, b Batch) error { tries++; return bad(ctx, b) }
+			w.start(quiet)
+			var rejected *RejectedError
+			if err := w.loop.Push(w.Context()); !errors.As(err, &rejected) || len(rejected.Rejections) != 1 || tries != 1 {
+				t.Errorf("Push: %v after %d tries, want a RejectedError after one", err, tries)
+			}
+			w.state(Running)
+		})
+	})
+	t.Run("halt", func(t *testing.T) {
+		simulate(t, func(w *world) {
+			for range 3 {
+				w.replica.commit(1)
+			}
+			w.remote.onPush = refuse(NotPermitted, true, 2)
+			w.start(Config{Pull: PullManual, Push: PushManual, Policy: HaltOnRefusal})
+			var halted *HaltedError
+			if err := w.loop.Push(w.Context()); !errors.As(err, &halted) || halted.Halt.Txn != 2 {
+				t.Errorf("Push: %v, want to be halted at transaction 2", err)
+			}
+		})
+	})
+	t.Run("nothing at all", func(t *testing.T) {
+		simulate(t, func(w *world) {
+			tries := 0
+			w.remote.onPush = func(context.Context, Batch) error {
+				tries++
+				return &fakeError{Verdict{Kind: NotPermitted, Reason: "the token is read-only", Answered: true}}
+			}
+			w.start(Config{PullInterval: time.Minute})
+			w.replica.commit(1)
+			w.pass(30 * time.Second)
+			w.state(Halted)
+			if s := w.loop.Status(); s.Txn != 0 || s.Reason != "the token is read-only" {
+				t.Errorf("Status = %+v", s)
+			}
+			w.replica.commit(1)
+			pulls := w.remote.count(&w.remote.pulls)
+			w.remote.set(func() { w.remote.advance() })
+			w.pass(time.Hour)
+			if got := w.remote.count(&w.remote.pulls); tries != 1 || got < pulls+50 || len(w.replica.rejected) != 0 {
+				t.Errorf("%d pushes and %d pulls in an hour, %d rejected; want 1, 50 and none", tries, got-pulls, len(w.replica.rejected))
+			}
+			if err := w.loop.Skip(w.Context()); !errors.Is(err, ErrNotHalted) {
+				t.Errorf("Skip: %v, want ErrNotHalted: no transaction is to blame", err)
+			}
+			w.remote.set(func() { w.remote.onPush = nil })
+			if err := w.loop.Retry(w.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.pass(time.Minute)
+			w.state(Running)
+			w.remote.each(2)
+		})
+	})
+}
+
 func TestSkipWithoutHalt(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.start(quiet)
