@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +39,12 @@ func serveFleet(t *testing.T) (url string) {
 // JavaScript, interactive transactions and streams included.
 func TestLibsqlClient(t *testing.T) {
 	must(t, realtest.LibsqlTour(t, serveFleet(t), "secret"))
+}
+
+// TestServerlessClient is the same for @tursodatabase/serverless: a client of others
+// that uses cursors, for every statement.
+func TestServerlessClient(t *testing.T) {
+	must(t, realtest.ServerlessTour(t, strings.TrimSuffix(serveFleet(t), "/"), "secret"))
 }
 
 // TestLibsqlClientGo is the same for github.com/tursodatabase/libsql-client-go. Its

@@ -23,6 +23,9 @@ var npmFiles embed.FS
 //go:embed npm/driver.mjs
 var driverScript []byte
 
+//go:embed npm/serverless.mjs
+var serverlessScript []byte
+
 //go:embed libsql
 var libsqlFiles embed.FS
 
@@ -40,13 +43,26 @@ func LibsqlTour(t testing.TB, url, token string) error {
 	if err != nil {
 		Missing(t, err)
 	}
-	node, err := exec.LookPath("node")
-	if err != nil {
-		Missing(t, fmt.Errorf("node is not installed: %w", err))
-	}
 	script, err := libsqlFiles.ReadFile("libsql/tour.mjs")
 	if err != nil {
 		t.Fatal(err)
+	}
+	return tour(t, "@libsql/client", script, dir, url, token)
+}
+
+// ServerlessTour is LibsqlTour for @tursodatabase/serverless, which comes with the
+// official sync client and uses cursors.
+func ServerlessTour(t testing.TB, url, token string) error {
+	t.Helper()
+	return tour(t, "@tursodatabase/serverless", serverlessScript, Tools(t), url, token)
+}
+
+// tour runs a script of node with a folder of packages, a URL and a token.
+func tour(t testing.TB, of string, script []byte, dir, url, token string) error {
+	t.Helper()
+	node, err := exec.LookPath("node")
+	if err != nil {
+		Missing(t, fmt.Errorf("node is not installed: %w", err))
 	}
 	name := filepath.Join(t.TempDir(), "tour.mjs")
 	if err := os.WriteFile(name, script, 0o644); err != nil {
@@ -55,7 +71,7 @@ func LibsqlTour(t testing.TB, url, token string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, node, name, dir, url, token).CombinedOutput(); err != nil {
-		return fmt.Errorf("tour of @libsql/client: %w\n%s", err, out)
+		return fmt.Errorf("tour of %s: %w\n%s", of, err, out)
 	}
 	return nil
 }
