@@ -458,3 +458,44 @@ func TestCancelRightAway(t *testing.T) {
 		t.Errorf("%d rows, want 0", n)
 	}
 }
+
+// TestLogFull: when there is room for the user's change and none for its log, the
+// statement or COMMIT fails with the error that go-sqlite3 returns for a full disk,
+// to be found by its type alone.
+func TestLogFull(t *testing.T) {
+	for _, inTx := range []bool{false, true} {
+		db := openCrash(t, filepath.Join(t.TempDir(), "app.db"))
+		db.SetMaxOpenConns(1)
+		if _, err := db.Exec(`CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, zeroblob(1000))`); err != nil {
+			t.Fatal(err)
+		}
+		var pages int
+		if err := db.QueryRow(`PRAGMA max_page_count=1`).Scan(&pages); err != nil { // it becomes what it is
+			t.Fatal(err)
+		}
+		update := func() error {
+			if !inTx {
+				_, err := db.Exec(`UPDATE t SET v = randomblob(1000)`) // in place
+				return err
+			}
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback()
+			if _, err := tx.Exec(`UPDATE t SET v = randomblob(1000)`); err != nil {
+				t.Errorf("the statement, not COMMIT: %v", err)
+			}
+			return tx.Commit()
+		}
+		var err error
+		for range 100 {
+			if err = update(); err != nil {
+				break
+			}
+		}
+		if e, ok := err.(sqlite3.Error); !ok || e.Code != sqlite3.ErrFull {
+			t.Errorf("in a transaction %t: %T %v, want a sqlite3.Error with ErrFull", inTx, err, err)
+		}
+	}
+}

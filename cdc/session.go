@@ -673,7 +673,7 @@ func (s *Session) acquire(ctx context.Context) error {
 	busy := sqlite3.Error{Code: sqlite3.ErrBusy, ExtendedCode: sqlite3.ErrNoExtended(sqlite3.ErrBusy)}
 	row, err := queryRow(s.conn, "PRAGMA busy_timeout")
 	if err != nil {
-		return fmt.Errorf("read busy timeout: %w", err)
+		return err // a bare sqlite3.Error, as go-sqlite3's BEGIN would return
 	}
 	var timeout int64
 	if row != nil {

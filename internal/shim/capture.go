@@ -19,6 +19,8 @@ import (
 	"runtime"
 	"strings"
 	"unsafe"
+
+	sqlite3 "github.com/mattn/go-sqlite3"
 )
 
 // Errors of a Capture, beside sqlite3.Error.
@@ -262,6 +264,10 @@ func (c *Capture) Begin(w Want) (Txn, error) {
 // *UndefinedError or ErrStale it is called again.
 func (c *Capture) Finish(commit bool) (Txn, error) {
 	err := c.check(C.ts_finish(c.c, cbool(commit), &c.out))
+	var e sqlite3.Error
+	if errors.As(err, &e) && e.Code != sqlite3.ErrError && e.Code != sqlite3.ErrConstraint {
+		return c.txn(), err // the code says it all, and a sqlite3.Error is what go-sqlite3's COMMIT would return
+	}
 	if err != nil && c.out.message != nil && *c.out.message != 0 {
 		err = fmt.Errorf("%w (%s)", err, C.GoString(c.out.message))
 	}
