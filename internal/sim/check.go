@@ -69,18 +69,21 @@ func (w *world) checkStatus(r *replica) error {
 	}
 	missing := 0
 	for _, t := range r.pending {
-		if !w.onRemote[t.token] && !t.foreign {
+		if !w.has(t) && !t.foreign {
 			missing++
 		}
 	}
 	if missing > 0 && r.wary == 0 && st.PendingChanges == 0 {
-		return &violation{fmt.Sprintf("%s says that nothing is pending, but the remote lacks %d of its transactions, the first %s", r.name, missing, first(r.pending, func(t *txn) bool { return !w.onRemote[t.token] }))}
+		return &violation{fmt.Sprintf("%s says that nothing is pending, but the remote lacks %d of its transactions, the first %s", r.name, missing, first(r.pending, func(t *txn) bool { return !w.has(t) }))}
 	}
 	if int(st.Rejected) != len(r.rejected) {
 		return &violation{fmt.Sprintf("%s says that %d transactions were rejected, and lists %d", r.name, st.Rejected, len(r.rejected))}
 	}
 	if n := fileSize(filepath.Join(r.dir, liveName+"-base")); !r.fuzzy && st.BaseBytes != n {
 		return &violation{fmt.Sprintf("%s says that base has %d bytes, it has %d", r.name, st.BaseBytes, n)}
+	}
+	if w.auto != nil {
+		return nil
 	}
 	s := r.handle.Status()
 	want := tursosync.Running

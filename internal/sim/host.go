@@ -182,6 +182,8 @@ func (w *world) tap() error {
 	if h.srv == nil || h.dead {
 		return nil
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	rows, err := h.plain.Query(`SELECT rowid, token FROM journal WHERE rowid > ? ORDER BY rowid`, h.tapped)
 	if err != nil {
 		if !w.ready {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
@@ -71,11 +72,18 @@ type network struct {
 	w *world
 	r *replica
 
-	mu     sync.Mutex
-	dead   bool // the process is
-	step   []netFault
-	count  int // requests of the step
-	missed bool
+	mu      sync.Mutex
+	dead    bool // the process is
+	offline bool
+	step    []netFault
+	count   int        // requests of the step
+	rnd     *rand.Rand // of the faults and delays of requests that nobody planned; nil: there are none
+	trouble int        // of a hundred of these, how many go wrong
+}
+
+// autoKinds are the faults of requests in the background.
+var autoKinds = []string{
+	netRefuse, netLose, netLate, netCutReq, netCutResp, netNoResp, netTwice, netAgain, net503, net502, netSlow, netStall, netTrickle, netGarbage, netCutChunk,
 }
 
 // begin says what happens to the requests from now on.
@@ -91,7 +99,7 @@ func (n *network) kill() {
 	n.dead = true
 }
 
-func (n *network) next() (f netFault, dead bool) {
+func (n *network) next() (f netFault, delay time.Duration, dead bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, s := range n.step {
@@ -100,13 +108,24 @@ func (n *network) next() (f netFault, dead bool) {
 		}
 	}
 	n.count++
-	return f, n.dead
+	if n.rnd != nil && f.Kind == "" {
+		delay = time.Duration(n.rnd.IntN(200)) * time.Millisecond
+		if n.rnd.IntN(100) < n.trouble {
+			f = netFault{Kind: autoKinds[n.rnd.IntN(len(autoKinds))], N: someSize(n.rnd)}
+		}
+	}
+	return f, delay, n.dead || n.offline
 }
 
 // RoundTrip implements http.RoundTripper.
 func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := n.w
-	f, dead := n.next()
+	f, delay, dead := n.next()
+	if delay > 0 {
+		if err := sleep(req.Context(), delay); err != nil {
+			return nil, err
+		}
+	}
 	if dead || f.Kind == netRefuse {
 		w.hit(f)
 		return nil, errors.New("sim: connection refused")
@@ -119,7 +138,7 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.stats.requests++
+	w.count(&w.stats.requests, 1)
 	in := &incoming{w: w, from: n.r, method: req.Method, url: req.URL.String(), header: req.Header.Clone(), body: body, whole: true}
 	pull := req.URL.Path == wire.PullPath
 	if f.Kind != "" && (f.Kind != netStale || pull && w.stale != nil) {
@@ -129,7 +148,7 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	case netLose:
 		return nil, errNetwork
 	case netLate:
-		w.late = append(w.late, in)
+		w.postpone(in)
 		return nil, errNetwork
 	case netCutReq:
 		in.body, in.whole = body[:f.N%(len(body)+1)], false
@@ -141,7 +160,7 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	case netTwice:
 		in.discard()
 	case netAgain:
-		w.late = append(w.late, in)
+		w.postpone(in)
 	case net503:
 		return answer(req, http.StatusServiceUnavailable, "application/json", `{"error":"sim"}`), nil
 	case netGarbage:
@@ -151,7 +170,7 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 		return answer(req, http.StatusBadGateway, "text/html", "<html>bad gateway</html>"), nil
 	case netSlow:
 		if err := sleep(req.Context(), time.Duration(f.N%100)*time.Second); err != nil {
-			w.late = append(w.late, in)
+			w.postpone(in)
 			return nil, err
 		}
 	case netStall:

@@ -51,6 +51,8 @@ func (s step) String() string {
 type script struct {
 	Replicas   int
 	Checkpoint int64 // of the server
+	Auto       bool  // replicas sync by themselves, in simulated time
+	Seed       uint64
 	Steps      []step
 }
 
@@ -176,6 +178,10 @@ func (s script) run(root string, trace func(string, ...any)) (st stats, err erro
 		}
 	}()
 	w.stats.seeds = 1
+	if s.Auto {
+		w.auto = &autoConfig{seed: s.Seed}
+		return w.stats, s.background(w)
+	}
 	if strings.HasPrefix(root, "/dev/shm/") {
 		// There inodes are not used again.
 		w.disk = newDisk()
@@ -206,8 +212,8 @@ func (w *world) step(x step) error {
 	if err := w.do(x, r, rnd); err != nil {
 		return err
 	}
-	if w.err != nil {
-		return w.err
+	if err := w.failed(); err != nil {
+		return err
 	}
 	for _, o := range w.replicas {
 		if o.db == nil {
@@ -302,8 +308,10 @@ func (w *world) do(x step, r *replica, rnd *rand.Rand) error {
 		}
 		r.readers = nil
 	case "deliver":
+		w.mu.Lock()
 		late := w.late
 		w.late = nil
+		w.mu.Unlock()
 		rnd.Shuffle(len(late), func(i, j int) { late[i], late[j] = late[j], late[i] })
 		for _, in := range late {
 			in.discard()
@@ -456,7 +464,7 @@ func (w *world) foreign(r *replica, rnd *rand.Rand) error {
 		}
 		t.ops = append(t.ops, op{table: o.table, key: key, after: o.row})
 	}
-	w.txns[t.token] = t
+	w.know(t)
 	r.live.apply(t)
 	r.pending, r.log = append(r.pending, t), append(r.log, t)
 	w.stats.commits++
@@ -489,7 +497,7 @@ func (w *world) remote(rnd *rand.Rand) error {
 			t.ops = append(t.ops, o)
 		}
 	}
-	w.txns[t.token] = t
+	w.know(t)
 	return w.query(texts...)
 }
 
@@ -514,7 +522,7 @@ func (w *world) copyReplica(r *replica) error {
 // settled tells whether the remote has all of r's transactions, and r knows it.
 func (w *world) settled(r *replica) bool {
 	st, err := r.handle.Stats(ctx0)
-	return err == nil && st.PendingChanges == 0 && first(r.pending, func(t *txn) bool { return !w.onRemote[t.token] }) == nil
+	return err == nil && st.PendingChanges == 0 && first(r.pending, func(t *txn) bool { return !w.has(t) }) == nil
 }
 
 // restoreReplica puts a copy in place of the replica's files.
@@ -615,8 +623,8 @@ func (w *world) rest() error {
 			}
 		}
 	}
-	if w.err != nil {
-		return w.err
+	if err := w.failed(); err != nil {
+		return err
 	}
 	return w.checkRest()
 }

@@ -126,7 +126,8 @@ type mode struct {
 }
 
 var modes = []mode{
-	{"steps", 40, 7, generate},
+	{"steps", 40, 6, generate},
+	{"background", 12, 2, generateBackground},
 }
 
 // playSeed plays the script of a seed, and makes the smallest script of it that fails

@@ -520,19 +520,16 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 		}
 	}
 	abort := rnd.IntN(12) == 0
-	w.txns[t.token] = t // it may arrive at the remote before we know
-	err := x.run(ctx, abort)
-	for _, ref := range sortedRefs(x.after) {
-		if o, ok := diffOp(ref.table, ref.key, r.live.get(ref.table, ref.key), x.after[ref]); ok {
-			if x.whole[ref] {
-				o.changed = nil
-			}
-			t.ops = append(t.ops, o)
-		}
-	}
+	err := x.run(ctx, abort, func() {
+		t.ops = x.ops()
+		w.know(t)
+	})
+	w.know(t)
 	if err != nil || abort {
 		if abort {
+			w.mu.Lock()
 			delete(w.txns, t.token)
+			w.mu.Unlock()
 		} else {
 			r.doubt = append(r.doubt, t)
 		}
@@ -543,9 +540,22 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 	}
 	r.live.apply(t)
 	r.pending, r.log = append(r.pending, t), append(r.log, t)
-	w.stats.commits++
+	w.count(&w.stats.commits, 1)
 	w.trace("    %s commits %s: %s", r.name, t, x.summary())
 	return nil
+}
+
+// ops are what the transaction has done, row by row.
+func (x *write) ops() (list []op) {
+	for _, ref := range sortedRefs(x.after) {
+		if o, ok := diffOp(ref.table, ref.key, x.r.live.get(ref.table, ref.key), x.after[ref]); ok {
+			if x.whole[ref] {
+				o.changed = nil
+			}
+			list = append(list, o)
+		}
+	}
+	return list
 }
 
 func (x *write) summary() string {
@@ -576,8 +586,8 @@ func sortedRefs(m map[ref]row) []ref {
 }
 
 // run executes the statements in one transaction, in one of the ways in which
-// programs do.
-func (x *write) run(ctx context.Context, abort bool) error {
+// programs do; ready is called before its end.
+func (x *write) run(ctx context.Context, abort bool, ready func()) error {
 	if x.rnd.IntN(3) == 0 { // BEGIN as text
 		conn, err := x.r.db.Conn(ctx)
 		if err != nil {
@@ -591,6 +601,7 @@ func (x *write) run(ctx context.Context, abort bool) error {
 			_, e := conn.ExecContext(context.Background(), `ROLLBACK`)
 			return errors.Join(err, e)
 		}
+		ready()
 		end := `COMMIT`
 		if abort {
 			end = `ROLLBACK`
@@ -605,6 +616,7 @@ func (x *write) run(ctx context.Context, abort bool) error {
 	if err := x.exec(ctx, tx); err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
+	ready()
 	if abort {
 		return tx.Rollback()
 	}

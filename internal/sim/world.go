@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tursosync/tursosync"
@@ -58,6 +59,11 @@ type world struct {
 	disk     *disk         // nil where nobody can tell
 	serial   chan struct{} // held while the server runs SQL
 
+	// mu guards what requests change while the driver of the script goes on: late, err,
+	// stats, txns, onRemote, and the host's model.
+	mu   sync.Mutex
+	auto *autoConfig // nil: replicas sync when they are told to
+
 	ready            bool // the tables are there
 	serverCheckpoint int64
 
@@ -75,7 +81,7 @@ type world struct {
 	faulty bool // an operation of the step may fail by itself
 	stats  stats
 	trace  func(format string, args ...any)
-	err   error // the first that nobody could be told
+	err    error // the first that nobody could be told
 }
 
 // replica is one local database, through all its openings.
@@ -99,6 +105,7 @@ type replica struct {
 	version int
 	doubt   []*txn // commits that were under way when it crashed
 	readers []*reader
+	reading sync.Mutex // held while a reader in the background looks, or it is closed and opened
 	copies  []*copied
 	// rejected are the transactions in turso_sync_rejected.
 	rejected map[string]bool
@@ -147,15 +154,52 @@ func (w *world) newDir(kind string) (string, error) {
 
 // report keeps an error that happens where nobody waits for one.
 func (w *world) report(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.err == nil {
 		w.err = err
 	}
 }
 
+// failed returns what was reported.
+func (w *world) failed() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
 func (w *world) hit(f netFault) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if f.Kind != "" {
 		w.stats.faults["net."+f.Kind]++
 	}
+}
+
+func (w *world) count(what *int, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*what += n
+}
+
+func (w *world) postpone(in *incoming) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.late = append(w.late, in)
+}
+
+// know makes a transaction known before it is committed: it may be on the remote
+// before anybody here gets to know that it was.
+func (w *world) know(t *txn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.txns[t.token] = t
+}
+
+func (w *world) has(t *txn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.onRemote[t.token]
 }
 
 func (w *world) newOwner() string {
@@ -171,6 +215,9 @@ func (r *replica) open() error {
 		Path: filepath.Join(r.dir, liveName), URL: "http://sim.test", AuthToken: "secret-token",
 		Options: map[string][]string{"_foreign_keys": {"1"}, "_busy_timeout": {"2000"}},
 		Sync:    tursosync.SyncManual, ClientName: r.name, HTTPClient: &http.Client{Transport: r.net},
+	}
+	if r.w.auto != nil {
+		r.w.auto.configure(r, &cfg)
 	}
 	if r.w.disk != nil {
 		if err := r.w.disk.adopt(r.dir); err != nil {
@@ -502,7 +549,7 @@ func (w *world) settlePower(r *replica) error {
 		switch there := live.get("journal", keyOf(t.token)) != nil; {
 		case r.seen[t.token] || r.rejected[t.token] || w.gone[t.token]:
 		case !there:
-			if w.onRemote[t.token] {
+			if w.has(t) {
 				return &violation{fmt.Sprintf("%s has lost %s with the power, and the remote has it", r.name, t)}
 			}
 			lost = t
@@ -629,22 +676,8 @@ func (r *replica) calm(pushed, pulled bool) {
 // learn finds out what was put aside, and what base holds: from then on those
 // transactions are the remote's responsibility.
 func (w *world) learn(r *replica, live state) (base state, err error) {
-	list, err := r.handle.Rejected(context.Background())
-	if err != nil {
-		return nil, fmt.Errorf("rejected: %w", err)
-	}
-	r.rejected = map[string]bool{}
-	for _, j := range list {
-		token := ""
-		for _, c := range j.Changes {
-			if c.Table == "journal" {
-				token = tokenText.FindString(string(c.After))
-			}
-		}
-		if w.txns[token] == nil {
-			return nil, &violation{fmt.Sprintf("%s put aside a transaction without a token: %d changes: %s", r.name, len(j.Changes), j.Reason)}
-		}
-		r.rejected[token] = true
+	if r.rejected, err = w.readRejected(r); err != nil {
+		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(r.dir, liveName+"-pull")); err == nil {
 		// The next pull, or opening, brings this to an end. Until then live is what
@@ -671,6 +704,39 @@ func (w *world) learn(r *replica, live state) (base state, err error) {
 	r.live = base.clone()
 	r.live.applyAll(r.pending, live.get)
 	return base, nil
+}
+
+// readRejected returns the tokens of the transactions that were put aside.
+func (w *world) readRejected(r *replica) (map[string]bool, error) {
+	rejected := map[string]bool{}
+	if w.auto != nil {
+		// The handle would wait for its turn, while everything goes on.
+		images, err := readStrings(r.db, `SELECT CAST("after" AS TEXT) FROM turso_sync_rejected WHERE table_name = 'journal'`)
+		if err != nil {
+			return nil, fmt.Errorf("rejected: %w", err)
+		}
+		for _, text := range images {
+			rejected[tokenText.FindString(text)] = true
+		}
+		return rejected, nil
+	}
+	list, err := r.handle.Rejected(context.Background())
+	if err != nil {
+		return nil, fmt.Errorf("rejected: %w", err)
+	}
+	for _, j := range list {
+		token := ""
+		for _, c := range j.Changes {
+			if c.Table == "journal" {
+				token = tokenText.FindString(string(c.After))
+			}
+		}
+		if w.txns[token] == nil {
+			return nil, &violation{fmt.Sprintf("%s put aside a transaction without a token: %d changes: %s", r.name, len(j.Changes), j.Reason)}
+		}
+		rejected[token] = true
+	}
+	return rejected, nil
 }
 
 // readBase reads base, which nobody writes at the moment.
