@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tursosync/tursosync/internal/testseed"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
@@ -102,8 +103,7 @@ func TestFleetSize(t *testing.T) {
 		}
 	}
 	before := openFiles(t)
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	var wg sync.WaitGroup
 	for w := range 10 {
 		wg.Add(1)

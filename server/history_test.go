@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tursosync/tursosync/internal/testseed"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
@@ -153,8 +154,7 @@ func TestHistoryStory(t *testing.T) {
 	if testing.Short() {
 		rounds = 80
 	}
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	rnd := rand.New(rand.NewPCG(seed, 3))
 	dir := t.TempDir()
 	file, saved := filepath.Join(dir, "a.db"), filepath.Join(dir, "saved.db")
@@ -396,8 +396,7 @@ func TestKill(t *testing.T) {
 		kills = 3
 	}
 	file := filepath.Join(t.TempDir(), "kill.db")
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	survivor := &client{}
 	acked, wholes := 0, 0

@@ -9,12 +9,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tursosync/tursosync/internal/page"
+	"github.com/tursosync/tursosync/internal/testseed"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
@@ -70,14 +70,7 @@ func load(t *testing.T, s *Server, whole *client, no page.No) (held bool) {
 // long as they like: through writes, checkpoints, restarts and deaths of the server,
 // and while the database shrinks and grows. Random; TURSOSYNC_SEED repeats a run.
 func TestPins(t *testing.T) {
-	seed := rand.Uint64()
-	if text := os.Getenv("TURSOSYNC_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	file := filepath.Join(t.TempDir(), "remote.db")
 	db, err := sql.Open("sqlite3", file)
@@ -139,8 +132,7 @@ func TestPins(t *testing.T) {
 // TestPinsUnderForeignCheckpoints lets another program move the WAL into the file as
 // it pleases. What it destroyed is refused, never wrong.
 func TestPinsUnderForeignCheckpoints(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	s := openServer(t, Config{})
 	exec(t, s, seedTable...)

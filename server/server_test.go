@@ -25,6 +25,7 @@ import (
 	sqlite3 "github.com/mattn/go-sqlite3"
 
 	"github.com/tursosync/tursosync/internal/page"
+	"github.com/tursosync/tursosync/internal/testseed"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
@@ -203,8 +204,7 @@ func TestPullUnderWrites(t *testing.T) {
 	exec(t, s, "CREATE TABLE a (id INTEGER PRIMARY KEY, money INTEGER, pad)",
 		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO a SELECT i, 100, randomblob(200) FROM n",
 		"CREATE TABLE bulk (id INTEGER PRIMARY KEY, b)")
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	stop := make(chan struct{})
 	var writers, readers sync.WaitGroup
 	for w := range 3 {
@@ -284,8 +284,7 @@ func TestForeignWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	var c client
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	pulled, cut := 0, 0
 	for i := range 300 {

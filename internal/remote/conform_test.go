@@ -22,6 +22,7 @@ import (
 	"github.com/tursosync/tursosync/internal/page"
 	"github.com/tursosync/tursosync/internal/realtest"
 	"github.com/tursosync/tursosync/internal/remote"
+	"github.com/tursosync/tursosync/internal/testseed"
 	"github.com/tursosync/tursosync/syncer"
 )
 
@@ -263,8 +264,7 @@ func conform(t *testing.T, start func(*testing.T) string) {
 		values := []any{nil, int64(0), int64(-1), int64(math.MaxInt64), int64(math.MinInt64), 0.1, -1.5, 1e300, 5e-324, 1e15, 3.0,
 			math.MaxFloat64, "", "é \"quoted\" \n\t\\ <&> \U0001f600", []byte{}, []byte{0, 1, 254, 255}, bytes.Repeat([]byte{7}, 20_000),
 			0.23839669531694319, 0.9940375610841535, 5.8214921227793246e-08, 3.6094375019387633e+289, -7.441208620532156e+183}
-		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
+		seed := testseed.New(t)
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		for range 2000 {
 			if v := math.Float64frombits(rnd.Uint64()); !math.IsNaN(v) && !math.IsInf(v, 0) {

@@ -7,14 +7,14 @@ import (
 	"testing"
 
 	"github.com/tursosync/tursosync/cdc"
+	"github.com/tursosync/tursosync/internal/testseed"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
 // TestFactor shows that the factors of any double are exact themselves and give
 // it back.
 func TestFactor(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	r := rand.New(rand.NewPCG(seed, 0))
 	values := []float64{5e-324, -5e-324, math.MaxFloat64, 1, 0.1, 1 << 53, math.Ldexp(1, -1022), math.Ldexp(1, 1023)}
 	for range 20_000 {

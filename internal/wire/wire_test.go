@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"github.com/tursosync/tursosync/internal/testseed"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -184,9 +185,8 @@ func TestValues(t *testing.T) {
 // TestFloats shows that what AppendFloat writes is the same double for a correct
 // parser and for serde_json's, except where ExactFloat says otherwise.
 func TestFloats(t *testing.T) {
-	seed := rand.Uint64()
+	seed := testseed.New(t)
 	r := rand.New(rand.NewPCG(seed, 1))
-	t.Logf("seed %d", seed)
 	inexact, total := 0, 20000
 	for i := range total {
 		v := math.Float64frombits(r.Uint64())
