@@ -23,6 +23,8 @@ const (
 	scriptEnv = "TURSOSYNC_SIM_SCRIPT"
 	timeEnv   = "TURSOSYNC_SIM_TIME"
 	reportEnv = "TURSOSYNC_SIM_REPORT"
+
+	noShrinkEnv = "TURSOSYNC_SIM_NOSHRINK"
 )
 
 // scratch returns a folder for the files of a run, in memory if there is such a
@@ -140,6 +142,9 @@ func playSeed(t *testing.T, m mode, seed uint64, trace func(string, ...any)) sta
 		return st
 	}
 	t.Errorf("%v\nrepeat: %s", err, command(seed, m.name))
+	if os.Getenv(noShrinkEnv) != "" {
+		return st
+	}
 	small, err := shrink(t, s, time.Minute)
 	if err == nil {
 		t.Log("it does not fail every time: there is no smaller script")
