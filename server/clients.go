@@ -19,7 +19,8 @@ import (
 // push twice, or not at all. So those who may not do everything write there
 //
 //   - inside a transaction, as all sync clients do;
-//   - no columns of rows that exist but pull_gen and change_id; and
+//   - no columns of rows that exist but pull_gen and change_id;
+//   - nothing away: neither DELETE nor REPLACE; and
 //   - no rows of clients that have been another's before: a client belongs to the
 //     subject of the token that wrote its row first.
 //
@@ -45,7 +46,10 @@ func (c *conn) marks(a Action) (is, ok bool) {
 		is, ok = true, column == "pull_gen" || column == "change_id"
 	case sqlite3.SQLITE_INSERT:
 		is, ok = true, true
+	case sqlite3.SQLITE_DELETE:
+		is = true
 	}
+	ok = ok && !a.Replaces
 	if is && ok && c.db.Info().Autocommit {
 		c.missing = "right to write to " + watermarkTable + " outside of a transaction"
 		ok = false

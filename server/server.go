@@ -47,9 +47,9 @@
 //
 // Sync clients keep how far they have pushed in turso_sync_last_change_id, a row each.
 // Those who may not do everything write there only inside a transaction, only
-// pull_gen and change_id of rows that exist, and only rows of clients that no other
-// [Subject] has written before; otherwise the transaction is rolled back. Whose
-// they are is kept beside the database, in NAME.db-clients. A Permission without a
+// pull_gen and change_id of rows that exist, which they cannot delete, and only rows of
+// clients that no other [Subject] has written before; otherwise the transaction is
+// rolled back. Whose they are is kept beside the database, in NAME.db-clients. A Permission without a
 // subject writes to rows that have none.
 package server
 
