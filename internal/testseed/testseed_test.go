@@ -4,7 +4,7 @@ import "testing"
 
 func TestNew(t *testing.T) {
 	t.Setenv(Env, "")
-	if New(t) == New(t) {
+	if one, two := New(t), New(t); one == two {
 		t.Error("two seeds are equal")
 	}
 	t.Setenv(Env, "18446744073709551615")
