@@ -22,6 +22,9 @@ func Sample(t testing.TB, n, every int) []int {
 	if at, err := strconv.Atoi(os.Getenv(atEnv)); err == nil {
 		return []int{at}
 	}
+	if testing.Short() {
+		every *= 4
+	}
 	if os.Getenv(fullEnv) != "" {
 		every = 1
 	}
