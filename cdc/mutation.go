@@ -436,7 +436,11 @@ func (p *planner) renameInTriggers(c *SchemaChange) error {
 	}
 	for _, o := range objects {
 		if e := p.state.find("trigger", o.Name); isTrigger(o) && e != nil {
-			e.SQL, e.def = o.SQL, parseDefinition(o.SQL)
+			now := parseDefinition(o.SQL)
+			if local, ok := p.triggers[lower(o.Name)]; ok && local.equal(e.def) {
+				p.triggers[lower(o.Name)] = now
+			}
+			e.SQL, e.def = o.SQL, now
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ func TestPendingTriggers(t *testing.T) {
 		"table renamed":  {`ALTER TABLE t RENAME TO u`},
 		"twice":          {`ALTER TABLE t RENAME TO u`, `INSERT INTO u VALUES (11, 'y')`, `ALTER TABLE u RENAME TO v`, `INSERT INTO v VALUES (12, 'z')`},
 		"column renamed": {`ALTER TABLE t RENAME a TO b`, `INSERT INTO t VALUES (11, 'y')`, `ALTER TABLE t RENAME b TO c`, `INSERT INTO t VALUES (12, 'z')`},
+		"made, renamed":  {`BEGIN; CREATE TRIGGER other BEFORE DELETE ON t BEGIN INSERT INTO audit VALUES ('gone'); END; ALTER TABLE t RENAME TO u; DELETE FROM u; COMMIT`},
 		"table dropped":  {`ALTER TABLE t RENAME TO u`, `DROP TABLE u`},
 		"new and gone":   {`CREATE TRIGGER other AFTER UPDATE ON t BEGIN DELETE FROM audit; END`, `ALTER TABLE t RENAME TO u`, `INSERT INTO u VALUES (11, 'y')`, `DROP TRIGGER other`},
 	} {
