@@ -15,7 +15,7 @@ const (
 	DefaultBackoffMax = time.Minute
 )
 
-// slowMin is the least delay after the remote rejected the token: a new one
+// slowMin is the least delay after the remote rejected the token, or what it wants: a new one
 // comes from a person more often than from a retry.
 const slowMin = 30 * time.Second
 
@@ -30,7 +30,7 @@ func (b Backoff) Delay(failures int, v Verdict, rnd float64) time.Duration {
 	if hi <= 0 {
 		hi = max(DefaultBackoffMax, lo)
 	}
-	if v.Kind == Unauthorized {
+	if v.Kind == Unauthorized || v.Kind == NotPermitted {
 		lo, hi = max(lo, slowMin), max(hi, slowMin)
 	}
 	d := lo

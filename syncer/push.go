@@ -78,16 +78,19 @@ func (l *Loop) pushFailed(err error) error {
 	}
 	v := l.cfg.Judge(err)
 	err = fmt.Errorf("push: %w", err)
+	delay := l.cfg.Backoff.Delay(l.push.failures+1, v, l.cfg.Rand())
 	if here := errors.Is(err, cdc.ErrVirtualTable); here || v.Kind == NotPermitted {
-		// No transaction is to blame, and asking again changes neither the file nor
-		// the token.
-		l.halt = &Halt{Reason: v.Reason, Disagreement: here, Err: err, pull: here}
-		l.push.err, l.push.failures = nil, 0
-		l.cfg.Logger.Error("push halted", keyReason, l.halt.Reason)
+		// No transaction is to blame. Asking again does not change the file; but the
+		// token may be replaced, or permit more one day.
+		if l.halt == nil {
+			l.cfg.Logger.Error("push halted", keyReason, v.Reason)
+		}
+		l.halt = &Halt{Reason: v.Reason, Disagreement: here, Err: err, pull: here, probe: !here}
+		l.push.failures++
+		l.push.err, l.push.retryAt = nil, time.Now().Add(delay)
 		l.refresh()
 		return &HaltedError{*l.halt}
 	}
-	delay := l.cfg.Backoff.Delay(l.push.failures+1, v, l.cfg.Rand())
 	l.push.failed(time.Now(), err, v, delay)
 	l.cfg.Logger.Warn("push", keyError, err, keyRetryIn, delay)
 	l.refresh()
