@@ -55,8 +55,8 @@ func fuzzStories(f *testing.F, end func(*story)) {
 	})
 }
 
-// TestRandomCapture runs random stories. CDC_SEED repeats one, CDC_ROUNDS makes it
-// longer.
+// TestRandomCapture runs random stories, the same ones every time: to look for others
+// is what the fuzzer is for. CDC_SEED is the first one's seed, CDC_ROUNDS their number.
 func TestRandomCapture(t *testing.T) { randomStories(t, (*story).checkCapture) }
 
 // TestRandomPush: see TestRandomCapture.
@@ -71,7 +71,10 @@ func randomStories(t *testing.T, end func(*story)) {
 		}
 		rounds = n
 	}
-	first := seed(t)
+	first := uint64(1)
+	if os.Getenv("CDC_SEED") != "" {
+		first = seed(t)
+	}
 	for i := range rounds {
 		s := first + uint64(i)
 		ok := t.Run(strconv.FormatUint(s, 10), func(t *testing.T) { shrink(t, randomStory(s, 90), end) })
@@ -204,6 +207,20 @@ func (s *story) on(name, sql string) {
 	}
 }
 
+// parted tells whether an UPDATE of several rows had another outcome on the twin, and
+// may have: what is left of rows that are in each other's way depends on the order in
+// which they are visited, and SQLite may take another index where there are triggers.
+func (s *story) parted(c *captured, sql string) bool {
+	if !strings.Contains(sql, "UPDATE") && !strings.Contains(sql, "REPLACE") {
+		return false
+	}
+	text := strings.Join(s.setup, "") + strings.Join(s.script, "")
+	if !strings.Contains(text, "ON CONFLICT") && !strings.Contains(text, "UPDATE OR") {
+		return false
+	}
+	return !slices.Equal(content(&database{TB: s.TB, SQLiteConn: c.SQLiteConn}), content(s.twin.conn))
+}
+
 func (s *story) twins() bool { return s.twin != nil && !s.twin.lost }
 
 func (s *story) pieces(c *captured, sql string) error {
@@ -212,7 +229,7 @@ func (s *story) pieces(c *captured, sql string) error {
 		if err != nil {
 			var unsupported *cdc.UnsupportedError
 			if s.twins() && !errors.As(err, &unsupported) {
-				s.twin.run(sql, nil, err)
+				s.twin.run(sql, err)
 			}
 			return err
 		}
@@ -235,8 +252,16 @@ func (s *story) pieces(c *captured, sql string) error {
 			return err
 		}
 		if s.twins() && !strings.HasPrefix(st.SQL, "PRAGMA wal_") { // these do nothing here
-			s.twin.run(st.SQL, rows, err)
-			if st.Kind == cdc.Write && !strings.HasPrefix(st.SQL, "DROP") && !strings.HasPrefix(st.SQL, "CREATE") { // IF EXISTS
+			plain := s.twin.run(st.SQL, err)
+			ifExists := strings.HasPrefix(st.SQL, "DROP") || strings.HasPrefix(st.SQL, "CREATE")
+			switch {
+			case s.twin.lost:
+			case s.parted(c, st.SQL):
+				s.twin.lost = true
+			case err == nil:
+				s.twin.rows(st.SQL, rows, plain)
+			}
+			if s.twins() && st.Kind == cdc.Write && !ifExists {
 				s.twin.counts(c, st.SQL, err)
 			}
 		}
@@ -314,13 +339,16 @@ func (w *twin) open() *database {
 	return db
 }
 
-// run runs a statement and compares what comes of it.
-func (w *twin) run(sql string, rows []string, err error) {
+// run runs a statement, compares whether it failed, and returns its rows.
+func (w *twin) run(sql string, err error) (plain []string) {
 	w.Helper()
 	plain, plainErr := drained(w.conn.SQLiteConn, sql)
 	switch {
 	case err != nil && err.Error() == "database aux is locked":
 		// By the grammar's own look at it, in a transaction.
+		w.lost = true
+	case err != nil && strings.HasPrefix(err.Error(), "foreign key mismatch"):
+		// Met by what SQLite compiles, which is more where there are triggers.
 		w.lost = true
 	case err != nil && strings.HasPrefix(err.Error(), "cannot store "):
 		// SQLite does not undo the rows before the one that STRICT refuses, unless the
@@ -334,7 +362,18 @@ func (w *twin) run(sql string, rows []string, err error) {
 	default:
 		w.Errorf("%s: %v, on a plain connection %v", sql, err, plainErr)
 	}
-	if err == nil && !slices.Equal(rows, plain) {
+	return plain
+}
+
+// rows compares what statements return; an UPDATE does in the order in which it
+// visits its rows.
+func (w *twin) rows(sql string, rows, plain []string) {
+	w.Helper()
+	if strings.Contains(sql, "UPDATE") {
+		slices.Sort(rows)
+		slices.Sort(plain)
+	}
+	if !slices.Equal(rows, plain) {
 		w.Errorf("%s: rows %q, on a plain connection %q", sql, rows, plain)
 	}
 }
