@@ -66,6 +66,7 @@ type world struct {
 
 	ready            bool // the tables are there
 	serverCheckpoint int64
+	fixed            bool // nobody changes the schema
 
 	txns     map[string]*txn // by token
 	onRemote map[string]bool // tokens
@@ -354,17 +355,17 @@ func (a at) String() string { return fmt.Sprintf("%s:%s/%d", a.Kind, a.Point, a.
 
 // during runs fn on r with what a says. crashed is a folder with the files as they
 // were when r died; empty: it did not.
-func (w *world) during(r *replica, a at, fn func() error) (err error, crashed string, hit bool) {
+func (w *world) during(r *replica, a at, fn func() error) (crashed string, hit bool, err error) {
 	if a.Kind == "" {
-		return fn(), "", false
+		return "", false, fn()
 	}
 	if a.Kind == "io" {
-		err, hit, e := w.failFile(r, a, fn)
-		return errors.Join(err, e), "", hit
+		hit, err := w.failFile(r, a, fn)
+		return "", hit, err
 	}
 	if a.Kind == "kill" || a.Kind == "break" {
-		err, hit, e := w.failServer(a, fn)
-		return errors.Join(err, e), "", hit
+		hit, err, after := w.failServer(a, fn)
+		return "", hit, errors.Join(err, after)
 	}
 	passes := 0
 	restore := fault.Set(func(point string) error {
@@ -412,14 +413,14 @@ func (w *world) during(r *replica, a at, fn func() error) (err error, crashed st
 	})
 	defer restore()
 	err = fn()
-	return err, crashed, hit
+	return crashed, hit, err
 }
 
 // failFile runs fn with an operation on a file of r that fails.
-func (w *world) failFile(r *replica, a at, fn func() error) (err error, hit bool, setUp error) {
-	clear, setUp := faultfs.Set(faultfs.Fault{Dir: r.dir, Except: "-shm", At: a.N, Lasts: a.Point == "lasts", Partial: a.Point == "partial", Full: a.Point == "full"})
-	if setUp != nil {
-		return nil, false, setUp
+func (w *world) failFile(r *replica, a at, fn func() error) (hit bool, err error) {
+	clear, err := faultfs.Set(faultfs.Fault{Dir: r.dir, Except: "-shm", At: a.N, Lasts: a.Point == "lasts", Partial: a.Point == "partial", Full: a.Point == "full"})
+	if err != nil {
+		return false, err
 	}
 	w.faulty = true
 	err = fn()
@@ -429,7 +430,7 @@ func (w *world) failFile(r *replica, a at, fn func() error) (err error, hit bool
 		w.stats.faults["io."+report.Kind.String()]++
 		w.trace("    %v", report)
 	}
-	return err, hit, nil
+	return hit, err
 }
 
 // serverPoint tells whether a fault point is one of the server.
@@ -442,8 +443,9 @@ func serverPoint(point string) bool {
 	return false
 }
 
-// failServer runs fn with a server that dies, or fails, at one of its points.
-func (w *world) failServer(a at, fn func() error) (err error, hit bool, after error) {
+// failServer runs fn with a server that dies, or fails, at one of its points; after is
+// the error of starting it again.
+func (w *world) failServer(a at, fn func() error) (hit bool, err, after error) {
 	passes, dir := 0, ""
 	restore := fault.Set(func(point string) error {
 		switch {
@@ -484,7 +486,7 @@ func (w *world) failServer(a at, fn func() error) (err error, hit bool, after er
 			after = w.tap()
 		}
 	}
-	return err, hit, after
+	return hit, err, after
 }
 
 // crash abandons the process of r and goes on with the files in dir, as they
@@ -501,10 +503,7 @@ func (w *world) crash(r *replica, dir string, again at) error {
 	restore()
 	for {
 		r.dir, r.net = dir, &network{w: w, r: r}
-		err, crashed, hit := w.during(r, again, func() error {
-			e := r.open()
-			return e
-		})
+		crashed, hit, err := w.during(r, again, r.open)
 		if crashed == "" {
 			if err != nil && hit {
 				again = at{}
