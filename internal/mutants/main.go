@@ -27,16 +27,17 @@ import (
 
 func main() {
 	only := flag.String("only", "", "run those whose name holds this `text`")
+	from := flag.String("from", "", "begin with the first whose name holds this `text`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *only); err != nil {
+	if err := run(ctx, *only, *from); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, only string) error {
+func run(ctx context.Context, only, from string) error {
 	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--show-toplevel").Output()
 	if err != nil {
 		return fmt.Errorf("find the project: %w", err)
@@ -55,9 +56,10 @@ func run(ctx context.Context, only string) error {
 	sound := map[string]bool{} // test commands that pass without a bug
 	fmt.Println("| bug | caught by | s |\n| --- | --- | --- |")
 	for _, m := range mutants {
-		if !strings.Contains(m.name, only) {
+		if from != "" && !strings.Contains(m.name, from) || !strings.Contains(m.name, only) {
 			continue
 		}
+		from = ""
 		if !sound[m.test] {
 			if failed, log := c.test(ctx, m.test); failed != nil {
 				return fmt.Errorf("go test %s fails without a bug:\n%s", m.test, log)
