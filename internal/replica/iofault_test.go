@@ -17,6 +17,7 @@ import (
 
 	sqlite3 "github.com/mattn/go-sqlite3"
 
+	"github.com/tursosync/tursosync/cdc"
 	"github.com/tursosync/tursosync/internal/faultfs"
 	"github.com/tursosync/tursosync/syncer"
 )
@@ -290,4 +291,54 @@ func TestMakingRolledBack(t *testing.T) {
 		t.Fatalf("there is no journal to be rolled back: %v", err)
 	}
 	newReplica(t, Config{Path: path})
+}
+
+// TestStateFaults: whatever fails while the state changes, what the open replica
+// believes is what is stored, and an error says that nothing changed.
+func TestStateFaults(t *testing.T) {
+	if err := faultfs.Register(); err != nil {
+		t.Fatal(err)
+	}
+	rem := newRemote(t, people)
+	rep := newReplica(t, Config{Path: filepath.Join(faultfs.TempDir(t), "app.db")})
+	pulled(t, rep, rem)
+	for name, change := range map[string]func(id cdc.ID) error{
+		"intend":      func(id cdc.ID) error { return rep.Intend(t.Context(), id) },
+		"acknowledge": func(id cdc.ID) error { return rep.Acknowledge(t.Context(), id) },
+	} {
+		for at := 1; ; at++ {
+			before := rep.state()
+			done, err := faultfs.Set(faultfs.Fault{Dir: filepath.Dir(rep.files.live), At: at})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = change(before.watermark + 1000)
+			report := done()
+			stored, _, e := readState(rep.live)
+			if e != nil {
+				t.Fatal(e)
+			}
+			now := rep.state()
+			if !sameFields(stored.fields(), now.fields()) {
+				t.Fatalf("%s, %v (%v): stored is %v, in memory %v", name, report, err, stored.fields(), now.fields())
+			}
+			if changed := !sameFields(now.fields(), before.fields()); err == nil && !changed || err != nil && changed && report.Kind != faultfs.Sync {
+				t.Errorf("%s, %v: error %v, changed %v", name, report, err, changed)
+			}
+			if err := rep.Intend(t.Context(), before.watermark+1000); err != nil { // so that it is known
+				t.Fatal(err)
+			}
+			if err := rep.Acknowledge(t.Context(), before.watermark+1000); err != nil {
+				t.Fatal(err)
+			}
+			if report.Failed == 0 {
+				if at < 5 {
+					t.Errorf("%s: %d operations", name, at-1)
+				}
+				break
+			}
+		}
+	}
+	rep.compare = true
+	invariant(t, rep)
 }
