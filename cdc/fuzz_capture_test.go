@@ -119,11 +119,13 @@ func tellStory(tb testing.TB, data []byte, end func(*story)) {
 	s.g.foreign = s.g.one(4)
 	s.prepare(tb, tables)
 	for _, name := range s.names {
+		// Recursive triggers of two statements would take for ever.
+		s.conn(name).SetLimit(sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 8)
 		s.on(name, "PRAGMA busy_timeout = 0;")
 		if s.g.foreign {
 			s.on(name, "ATTACH ':memory:' AS aux;")
-			s.on(name, "CREATE TABLE aux.t1(a UNIQUE, b);")
-			s.on(name, "CREATE TEMP TABLE t2(a, b UNIQUE);")
+			s.on(name, "CREATE TABLE aux.p1(a UNIQUE, b);")
+			s.on(name, "CREATE TEMP TABLE p2(a, b UNIQUE);")
 		}
 	}
 	name := s.names[0]
@@ -173,6 +175,7 @@ func (s *story) prepare(tb testing.TB, tables int) {
 	s.live = newLive(tb, s.setup...)
 	if len(s.names) == 1 {
 		s.twin = newTwin(s.live)
+		s.twin.conn.SetLimit(sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 8)
 	}
 }
 
@@ -346,6 +349,13 @@ func (w *twin) run(sql string, err error) (plain []string) {
 	switch {
 	case err != nil && err.Error() == "database aux is locked":
 		// By the grammar's own look at it, in a transaction.
+		w.lost = true
+	case err != nil && refused(err) && strings.HasPrefix(err.Error(), "FOREIGN KEY"):
+		// What such a statement leaves pending for the COMMIT is less where there are
+		// triggers.
+		w.lost = true
+	case err != nil && strings.HasPrefix(err.Error(), "triggers nested too deep"):
+		// Ours nest, too.
 		w.lost = true
 	case err != nil && strings.HasPrefix(err.Error(), "foreign key mismatch"):
 		// Met by what SQLite compiles, which is more where there are triggers.

@@ -434,13 +434,14 @@ func (g *scribe) name(prefix string) string {
 	return fmt.Sprintf("%s%d", prefix, g.made)
 }
 
-// table is a name for CREATE TABLE: a new one, or one that is or was in use.
+// table is a name for CREATE TABLE: a new one, or one that is or was in use. Tables
+// of other databases have names of their own: an ALTER TABLE may work only because one
+// hides that the table of a trigger is gone, and cannot be replayed then.
 func (g *scribe) table() string {
-	prefix := ""
 	if g.foreign && g.one(3) {
-		prefix = g.pick("temp.", "aux.")
+		return g.pick("temp.p", "aux.p") + g.small()
 	}
-	return prefix + g.pick(g.name("t"), g.name("t"), "t"+g.small())
+	return g.pick(g.name("t"), g.name("t"), "t"+g.small())
 }
 
 func (g *scribe) schema() string {
@@ -493,7 +494,7 @@ func (g *scribe) schema() string {
 		return "CREATE TABLE main." + name + "(" + g.pick("id INTEGER PRIMARY KEY, ", "") + columns + ", " + g.name("y") + "); INSERT INTO " + name + "(" + columns + ") SELECT " + columns + " FROM " + r.ref() +
 			"; DROP TABLE " + r.ref() + "; ALTER TABLE " + name + " RENAME TO " + r.name
 	case 20:
-		return g.pick("ATTACH ':memory:' AS aux", "ATTACH ':memory:' AS aux", "DETACH aux", "CREATE TEMP TABLE "+r.name+"("+strings.Join(r.columns, ", ")+")", "DROP TABLE IF EXISTS temp."+r.name)
+		return g.pick("ATTACH ':memory:' AS aux", "ATTACH ':memory:' AS aux", "DETACH aux", "CREATE TEMP TABLE p"+g.small()+"("+strings.Join(r.columns, ", ")+")", "DROP TABLE IF EXISTS temp.p"+g.small())
 	}
 	return "CREATE TABLE " + name + "(id INTEGER PRIMARY KEY, n" + g.pick("", " UNIQUE", " TEXT") + ", m)"
 }
