@@ -11,8 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
+	"testing/synctest"
 	"time"
 
 	"github.com/tursosync/tursosync"
@@ -413,6 +415,7 @@ func (w *world) during(r *replica, a at, fn func() error) (crashed string, hit b
 	})
 	defer restore()
 	err = fn()
+	synctest.Wait() // somebody may be at one of the points still
 	return crashed, hit, err
 }
 
@@ -476,6 +479,7 @@ func (w *world) failServer(a at, fn func() error) (hit bool, err, after error) {
 		return errCrash
 	})
 	err = fn()
+	synctest.Wait() // the server may checkpoint still
 	if dir != "" {
 		_ = w.stopServer()
 		w.host.dead = false
@@ -683,6 +687,7 @@ func (w *world) learn(r *replica, live state) (base state, err error) {
 		// it is.
 		r.fuzzy = true
 		r.live = live
+		r.pending = slices.DeleteFunc(slices.Clone(r.pending), func(t *txn) bool { return r.rejected[t.token] })
 		return nil, nil
 	}
 	r.fuzzy = false
