@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -354,6 +355,9 @@ func (w *twin) run(sql string, err error) (plain []string) {
 		// What such a statement leaves pending for the COMMIT is less where there are
 		// triggers.
 		w.lost = true
+	case err != nil && strings.HasPrefix(err.Error(), "error in "):
+		// An ALTER TABLE that fails in a transaction may leave SQLite confused.
+		w.lost = true
 	case err != nil && strings.HasPrefix(err.Error(), "triggers nested too deep"):
 		// Ours nest, too.
 		w.lost = true
@@ -410,7 +414,7 @@ func (w *twin) counts(c *captured, sql string, err error) {
 func (s *story) checkPush() {
 	s.Helper()
 	now := s.plain()
-	want := now.dump(false)
+	want := byContent(now.dump(false))
 	var txns [][]cdc.Change
 	err := cdc.LoadTxns(now.SQLiteConn, 0, func(txn []cdc.Change) error {
 		txns = append(txns, txn)
@@ -422,7 +426,7 @@ func (s *story) checkPush() {
 	local := now.objects()
 	together := s.copy(s.before.SQLiteConn)
 	if err := together.push(txns, cdc.MutationOptions{Remote: together.objects(), Local: local}); err == nil {
-		s.same("pushed together", together.dump(false), want)
+		s.same("pushed together", byContent(together.dump(false)), want)
 	} else if !refused(err) {
 		s.Errorf("push together: %v", err)
 	}
@@ -450,10 +454,27 @@ func (s *story) checkPush() {
 			return
 		}
 	}
-	s.same("pushed alone", alone.dump(false), want)
+	s.same("pushed alone", byContent(alone.dump(false)), want)
 	if s.Failed() {
 		s.Log("the log:\n" + logText(s.TB, s.changes()))
 	}
+}
+
+var wholeFloat = regexp.MustCompile(`-?\b\d+\.0\b`)
+
+// byContent makes equal what is one value where rows are looked for by content
+// (docs/semantics.md): 1 and 1.0, 0 and -0.0.
+func byContent(lines []string) []string {
+	for i := range lines {
+		lines[i] = wholeFloat.ReplaceAllStringFunc(lines[i], func(f string) string {
+			if f = strings.TrimSuffix(f, ".0"); f == "-0" {
+				return "0"
+			}
+			return f
+		})
+	}
+	slices.Sort(lines)
+	return lines
 }
 
 // refused tells whether the remote met a constraint: then the syncer tries
