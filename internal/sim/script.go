@@ -88,7 +88,7 @@ func generate(seed uint64) script {
 	}{
 		{"commit", 30}, {"push", 14}, {"pull", 14}, {"sync", 8}, {"checkpoint", 4}, {"reopen", 3}, {"crash", 3}, {"power", 3}, {"read", 3}, {"unread", 3},
 		{"deliver", 4}, {"huge", 1}, {"tiny", 2}, {"restart", 2}, {"kill", 2}, {"remote", 4}, {"sleep", 2}, {"foreign", 2}, {"rebootstrap", 1},
-		{"backup", 1}, {"stale", 1}, {"unstale", 1}, {"compact", 2}, {"copy", 2}, {"restore", 1}, {"clone", 1}, {"back", 1},
+		{"backup", 1}, {"stale", 1}, {"unstale", 1}, {"compact", 2}, {"requeue", 2}, {"discard", 1}, {"copy", 2}, {"restore", 1}, {"clone", 1}, {"back", 1},
 	}
 	total := 0
 	for i, k := range kinds {
@@ -320,6 +320,8 @@ func (w *world) do(x step, r *replica, rnd *rand.Rand) error {
 		for _, in := range late {
 			in.discard()
 		}
+	case "requeue", "discard":
+		return w.decide(ctx, x.Kind, r, rnd)
 	case "restart":
 		return w.restartServer()
 	case "kill":
@@ -407,6 +409,35 @@ func (w *world) sync(ctx context.Context, x step, r *replica) error {
 	if bad(err) && !mayFail {
 		return &violation{fmt.Sprintf("%s on %s without a fault: %v", x.Kind, r.name, err)}
 	}
+	return nil
+}
+
+// decide puts a rejected transaction back behind all that is pending, or forgets it.
+func (w *world) decide(ctx context.Context, what string, r *replica, rnd *rand.Rand) error {
+	list, err := r.handle.Rejected(ctx)
+	if err != nil || len(list) == 0 || r.fuzzy {
+		return err
+	}
+	j := list[rnd.IntN(len(list))]
+	old := w.txns[tokenOf(j)]
+	if old == nil {
+		return &violation{fmt.Sprintf("%s has put aside transaction %d, which nobody wrote", r.name, j.Txn)}
+	}
+	if what == "discard" {
+		w.gone[old.token] = true
+		return r.handle.Discard(ctx, j.Txn)
+	}
+	if err := r.handle.Requeue(ctx, j.Txn); err != nil {
+		w.trace("    = %v", err)
+		return nil // its rows may not fit any more
+	}
+	// It is committed anew, behind what was committed since.
+	t := *old
+	w.lastSer++
+	t.serial = w.lastSer
+	w.know(&t)
+	r.log = slices.DeleteFunc(slices.Clone(r.log), func(o *txn) bool { return o.token == t.token })
+	r.pending, r.log = append(r.pending, &t), append(r.log, &t)
 	return nil
 }
 

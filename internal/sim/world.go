@@ -710,6 +710,16 @@ func (w *world) learn(r *replica, live state) (base state, err error) {
 	return base, nil
 }
 
+// tokenOf finds the token of a transaction that was put aside.
+func tokenOf(j tursosync.Rejection) (token string) {
+	for _, c := range j.Changes {
+		if c.Table == "journal" {
+			token = tokenText.FindString(string(c.After))
+		}
+	}
+	return token
+}
+
 // readRejected returns the tokens of the transactions that were put aside.
 func (w *world) readRejected(r *replica) (map[string]bool, error) {
 	rejected := map[string]bool{}
@@ -729,12 +739,7 @@ func (w *world) readRejected(r *replica) (map[string]bool, error) {
 		return nil, fmt.Errorf("rejected: %w", err)
 	}
 	for _, j := range list {
-		token := ""
-		for _, c := range j.Changes {
-			if c.Table == "journal" {
-				token = tokenText.FindString(string(c.After))
-			}
-		}
+		token := tokenOf(j)
 		if w.txns[token] == nil {
 			return nil, &violation{fmt.Sprintf("%s put aside a transaction without a token: %d changes: %s", r.name, len(j.Changes), j.Reason)}
 		}
