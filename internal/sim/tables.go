@@ -19,6 +19,7 @@ type table struct {
 // nums and pairs are shared.
 var tables = map[string]table{
 	"journal":  {[]string{"token"}, `CREATE TABLE journal(token TEXT PRIMARY KEY)`},
+	"once":     {[]string{"token"}, `CREATE TABLE once(token TEXT)`}, // no key: a transaction that is applied twice is in it twice
 	"counters": {[]string{"owner"}, `CREATE TABLE counters(owner TEXT PRIMARY KEY, n INTEGER NOT NULL)`},
 	"ticks":    {[]string{"token"}, `CREATE TABLE ticks(owner TEXT, token TEXT, x)`}, // a bag
 	"accounts": {[]string{"owner", "id"}, `CREATE TABLE accounts(owner TEXT, id INTEGER, balance INTEGER NOT NULL, PRIMARY KEY(owner, id))`},

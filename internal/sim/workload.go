@@ -497,6 +497,8 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 	x := &write{r: r, rnd: rnd, owner: r.owner, token: t.token, after: map[ref]row{}, whole: map[ref]bool{}}
 	x.sql(`INSERT INTO journal VALUES (?)`, t.token)
 	x.put("journal", row{"token": t.token})
+	x.sql(`INSERT INTO once VALUES (?)`, t.token)
+	x.put("once", row{"token": t.token})
 	total := 0
 	for _, l := range workloads {
 		total += l.weight
@@ -561,7 +563,7 @@ func (x *write) ops() (list []op) {
 
 func (x *write) summary() string {
 	var b strings.Builder
-	for i, s := range x.stmts[1:] {
+	for i, s := range x.stmts[2:] {
 		if i > 0 {
 			b.WriteString("; ")
 		}
