@@ -98,7 +98,7 @@ var mutants = []mutant{
 	{"a record of another WAL is believed", "server/history.go",
 		"if [2]uint32{be.Uint32(b[16:]), be.Uint32(b[20:])} == w.checksum {", "if w.frames > 0 {", "./server"},
 	{"REPLACE deletes without the right to", "server/auth/allow.go",
-		"	if a.Replaces {\n		need |= DataDelete\n	}\n", "", "./server/auth"},
+		"	if a.Replaces {\n		need |= DataDelete\n	}\n	return r.May", "	return r.May", "./server/auth"},
 
 	// The WAL's format
 	{"frames without a commit count", "internal/wal/wal.go",

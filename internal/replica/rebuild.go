@@ -92,7 +92,8 @@ func (c *conn) fits(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if left, err := c.db.Size(shim.Main); err != nil || left == 0 {
+	// SQLite says that a file of one byte is empty.
+	if left, err := sizeOf(path); err != nil || left == 0 {
 		return left == 0, err // its making was rolled back
 	}
 	head := make([]byte, 100)

@@ -326,6 +326,19 @@ static int unlock(ts_pagecommit *p) {
   return p->db->pMethods->xShmLock(p->db, LOCK_WRITE, 1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
 }
 
+/* exclusive tells whether a connection is in exclusive locking mode, in which SQLite may keep the wal-index in the heap. */
+static int exclusive(sqlite3 *db) {
+  sqlite3_stmt *st;
+  int yes = 0;
+  if (sqlite3_prepare_v2(db, "PRAGMA main.locking_mode", -1, &st, NULL) != SQLITE_OK) return 0;
+  if (sqlite3_step(st) == SQLITE_ROW) {
+    const unsigned char *mode = sqlite3_column_text(st, 0);
+    yes = mode != NULL && mode[0] == 'e';
+  }
+  sqlite3_finalize(st);
+  return yes;
+}
+
 /*
 ** ts_pagecommit_begin takes the write lock, without waiting: SQLITE_BUSY when
 ** another connection has it. *out is to be freed by commit or abort.
@@ -347,8 +360,7 @@ int ts_pagecommit_begin(sqlite3 *db, ts_pagecommit **out) {
   p->db = f;
   p->wal = wal;
   rc = f->pMethods->xShmLock(f, LOCK_WRITE, 1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
-  /* There is no shared memory: in exclusive locking mode SQLite may keep the wal-index in the heap. */
-  if (rc == SQLITE_IOERR_SHMLOCK) rc = TS_NOTREADY;
+  if (rc == SQLITE_IOERR_SHMLOCK && exclusive(db)) rc = TS_NOTREADY;
   if (rc == SQLITE_OK) {
     rc = begin_locked(p);
     if (rc == SQLITE_OK) {
