@@ -71,6 +71,7 @@ type SchemaChange struct {
 	Name  string
 	Table string // the table an index or a trigger belongs to; Name for a table
 	SQL   string
+	Was   string // for DROP: what sqlite_schema had of the object; may be empty
 }
 
 // Mutation is a change on its way to the remote: one SQL statement with

@@ -104,10 +104,11 @@ func (d *differ) run() error {
 }
 
 func (d *differ) schema(op string, o SchemaObject, text string) error {
-	return d.emit(&Change{
-		Type: (&SchemaChange{Op: op}).changeType(), Table: SchemaTable,
-		Schema: &SchemaChange{Op: op, Kind: o.Kind, Name: o.Name, Table: o.Table, SQL: text},
-	})
+	s := &SchemaChange{Op: op, Kind: o.Kind, Name: o.Name, Table: o.Table, SQL: text}
+	if op == "drop" {
+		s.Was = o.SQL
+	}
+	return d.emit(&Change{Type: s.changeType(), Table: SchemaTable, Schema: s})
 }
 
 // virtual refuses virtual tables that are on one side only, and differences in

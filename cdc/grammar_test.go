@@ -488,10 +488,9 @@ func (g *scribe) schema() string {
 		}
 		return "DROP " + strings.ToUpper(kind) + " " + g.maybe(4, schema) + hooks.Quote(g.pick(objects...))
 	case 19:
-		// A table rebuilt, as migrations do, to something else than it was: of one with
-		// the definition of the old one the planner believes that it is done.
+		// A table rebuilt, as migrations do.
 		columns := strings.Join(r.columns, ", ")
-		return "CREATE TABLE main." + name + "(" + g.pick("id INTEGER PRIMARY KEY, ", "") + columns + ", " + g.name("y") + "); INSERT INTO " + name + "(" + columns + ") SELECT " + columns + " FROM " + r.ref() +
+		return "CREATE TABLE main." + name + "(" + g.pick("id INTEGER PRIMARY KEY, ", "") + columns + g.maybe(2, ", "+g.name("y")) + "); INSERT INTO " + name + "(" + columns + ") SELECT " + columns + " FROM " + r.ref() +
 			"; DROP TABLE " + r.ref() + "; ALTER TABLE " + name + " RENAME TO " + r.name
 	case 20:
 		return g.pick("ATTACH ':memory:' AS aux", "ATTACH ':memory:' AS aux", "DETACH aux", "CREATE TEMP TABLE p"+g.small()+"("+strings.Join(r.columns, ", ")+")", "DROP TABLE IF EXISTS temp.p"+g.small())

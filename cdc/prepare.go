@@ -368,7 +368,7 @@ func (s *Session) logSchema(st *Statement, before schemaBefore) error {
 			continue
 		}
 		sql := "DROP " + strings.ToUpper(o.Kind) + " " + quote(o.Name)
-		if _, err := s.logChange(&SchemaChange{Op: "drop", Kind: o.Kind, Name: o.Name, Table: o.Table, SQL: sql}); err != nil {
+		if _, err := s.logChange(&SchemaChange{Op: "drop", Kind: o.Kind, Name: o.Name, Table: o.Table, SQL: sql, Was: o.SQL}); err != nil {
 			return err
 		}
 	}

@@ -241,10 +241,16 @@ func (s *schemaState) underLaterName(c *SchemaChange, def definition, ahead []Ch
 	// builds a new table in the place of an old one, is done as well: its DROP, found
 	// at its turn, would hit the new one.
 	old := make(map[string][]ID)
+	// A new table that is defined as the old one was cannot be told from it: then
+	// nothing is done yet, as far as anybody knows.
+	was := make(map[string]string)
 	for i := range ahead {
 		next := ahead[i].Schema
-		if next.Op == "drop" && next.Kind == "table" && lower(next.Name) == lower(def.name) {
-			return nil
+		if next.Op == "drop" && next.Kind == "table" {
+			if lower(next.Name) == lower(def.name) {
+				return nil
+			}
+			was[lower(next.Name)] = next.Was
 		}
 		a, ok := parseAlter(next.SQL)
 		if next.Op != "alter" || !ok || lower(a.table) != lower(def.name) {
@@ -256,6 +262,9 @@ func (s *schemaState) underLaterName(c *SchemaChange, def definition, ahead []Ch
 		def = def.alter(a)
 		covered = append(covered, ahead[i].ID)
 		if e := s.table(def.name); e != nil && lower(def.name) != lower(c.Name) && def.equal(e.def) {
+			if text := was[lower(def.name)]; text != "" && parseDefinition(text).equal(def) {
+				return nil
+			}
 			return append(covered, old[lower(def.name)]...)
 		}
 	}

@@ -40,6 +40,11 @@ const (
 	noRowID = `CREATE TABLE t(k TEXT PRIMARY KEY, a, b) WITHOUT ROWID; INSERT INTO t VALUES('x','a','b')`
 )
 
+// rebuildSame gets rid of rows by a new table that is defined as the old one.
+const bagOfThree = `CREATE TABLE t(a, b); INSERT INTO t VALUES('a','a'),('b','b'),('b','b')`
+
+var rebuildSame = []string{`CREATE TABLE n(a, b)`, `INSERT INTO n SELECT DISTINCT * FROM t WHERE a > 'a'`, `DROP TABLE t`, `ALTER TABLE n RENAME TO t`}
+
 func one(sql string) []string { return []string{sql} }
 
 var cells = []cell{
@@ -166,6 +171,8 @@ var cells = []cell{
 	{name: "rebuild-rebuild", setup: intKey, local: []string{`CREATE TABLE new_t(id INTEGER PRIMARY KEY, a TEXT)`, `INSERT INTO new_t SELECT id, a FROM t`, `DROP TABLE t`, `ALTER TABLE new_t RENAME TO t`, `INSERT INTO t VALUES(2,'l')`},
 		remote: `CREATE TABLE new_t(id INTEGER PRIMARY KEY, a TEXT); INSERT INTO new_t SELECT id, a FROM t; DROP TABLE t; ALTER TABLE new_t RENAME TO t; INSERT INTO t VALUES(3,'r')`,
 		want:   []string{`1 "a"`, `2 "l"`, `3 "r"`}},
+	{name: "rebuild-insert", setup: bagOfThree, local: rebuildSame, remote: `INSERT INTO t VALUES('r','r')`, want: one(`"b" "b"`)},
+	{name: "half-rebuild-insert", setup: bagOfThree, local: rebuildSame, pushed: 2, remote: `INSERT INTO t VALUES('r','r')`, want: one(`"b" "b"`)},
 	{name: "drop-index-drop-index", setup: intKey + `; CREATE INDEX i ON t(a)`, local: one(`DROP INDEX i`), remote: `DROP INDEX i`, want: one(`1 "a" "b"`)},
 	{name: "user-version-user-version", local: one(`PRAGMA user_version=5`), remote: `PRAGMA user_version=9`, query: `PRAGMA user_version`, want: one(`5`)},
 }

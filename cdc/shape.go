@@ -76,7 +76,11 @@ func (s *Shape) isKey(i int) bool { return slices.Contains(s.Key, i) }
 // Record returns the schema change as turso_cdc keeps it in "after": a record
 // of op, kind, name, tbl_name and sql.
 func (s *SchemaChange) Record() []byte {
-	return EncodeRecord([]any{s.Op, s.Kind, s.Name, s.Table, s.SQL})
+	values := []any{s.Op, s.Kind, s.Name, s.Table, s.SQL}
+	if s.Was != "" {
+		values = append(values, s.Was)
+	}
+	return EncodeRecord(values)
 }
 
 // DecodeSchemaChange reads what SchemaChange.Record wrote.
@@ -89,6 +93,9 @@ func DecodeSchemaChange(record []byte) (*SchemaChange, error) {
 	fields := []*string{&s.Op, &s.Kind, &s.Name, &s.Table, &s.SQL}
 	if len(values) < len(fields) {
 		return nil, fmt.Errorf("decode schema change: %w: %d of %d fields", ErrBadRecord, len(values), len(fields))
+	}
+	if len(values) > len(fields) {
+		fields = append(fields, &s.Was)
 	}
 	for i, f := range fields {
 		text, ok := values[i].(string)
