@@ -484,3 +484,28 @@ func TestPageCommitExclusive(t *testing.T) {
 		t.Errorf("without shared memory there is %q", got)
 	}
 }
+
+// TestPageCommitAbortedOften shows that what is given up leaves no entry in the
+// wal-index: three times as many as a block has room for.
+func TestPageCommitAbortedOften(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	c := live(t, path)
+	run(t, c, "CREATE TABLE t(a)", "INSERT INTO t VALUES (1)")
+	db := of(t, c)
+	image := make([]byte, page.Size)
+	for i := range 4 {
+		p := begin(t, db)
+		for no := range 3000 {
+			if err := p.Append(page.No(100+3000*i+no), image); err != nil {
+				t.Fatalf("page commit %d: append: %v", i+1, err)
+			}
+		}
+		if err := p.Abort(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pageCommit(t, db, edited(t, contents(t, db), "INSERT INTO t VALUES (2)"), nil)
+	if got := text(t, c, "SELECT group_concat(a) FROM t UNION ALL SELECT * FROM pragma_integrity_check"); got != "1,2\nok" {
+		t.Errorf("there is %q", got)
+	}
+}
