@@ -78,6 +78,8 @@ type Error struct {
 	Err      error  // what happened underneath, or nil
 
 	bad bool // the answer breaks the protocol
+	// stale: no answer came on a connection that had been used before.
+	stale bool
 }
 
 func (e *Error) Error() string {

@@ -47,6 +47,12 @@ func (r *Remote) do(ctx context.Context, c call) (*answer, error) {
 		return nil, &Error{Op: c.op, Kind: Auth, Outcome: NeverSent, Mutation: -1, Message: "get token", Err: err}
 	}
 	a, err := r.try(ctx, c, token)
+	if e := (*Error)(nil); errors.As(err, &e) && e.stale && c.op != "push" && ctx.Err() == nil {
+		// A connection from before that the remote had closed. net/http itself tries
+		// again only what is no POST.
+		r.cfg.Logger.Debug("connection was stale, trying another", "op", c.op)
+		a, err = r.try(ctx, c, token)
+	}
 	if e := (*Error)(nil); errors.As(err, &e) && e.Status == http.StatusUnauthorized && r.cfg.Token != nil {
 		again, terr := r.token(ctx)
 		if terr == nil && again != token {
@@ -70,9 +76,9 @@ func (r *Remote) try(ctx context.Context, c call, token string) (*answer, error)
 	ctx, watch := newWatchdog(parent)
 	// The connection is all that is asked for: once there is one, bytes may have
 	// left without anybody noticing.
-	var connected atomic.Bool
+	var connected, reused atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+		GotConn: func(c httptrace.GotConnInfo) { connected.Store(true); reused.Store(c.Reused) },
 	})
 	fault := func(err error) *Error {
 		e := &Error{Op: c.op, Kind: Retry, Outcome: Unknown, Mutation: -1, Err: scrub(err, token)}
@@ -99,6 +105,7 @@ func (r *Remote) try(ctx context.Context, c call, token string) (*answer, error)
 	resp, err := r.client.Do(req)
 	if err != nil {
 		e := fault(bare(err))
+		e.stale = reused.Load() && !errors.Is(e.Err, errStalled)
 		watch.stop()
 		return nil, e
 	}
