@@ -10,7 +10,7 @@ var mutants = []mutant{
 	// The page commit: internal/shim
 	{"the page commit is not synced", "internal/shim/pagecommit.c",
 		"if (rc == SQLITE_OK) rc = p->wal->pMethods->xSync(p->wal, SQLITE_SYNC_FULL);\n    if (rc == SQLITE_OK) rc = publish",
-		"if (rc == SQLITE_OK) rc = publish", "./internal/shim"},
+		"if (rc == SQLITE_OK) rc = publish", "./internal/sim"},
 	{"off by one at a block of the wal-index", "internal/shim/pagecommit.c",
 		"(frame + ENTRIES - ENTRIES_FIRST - 1) / ENTRIES", "(frame + ENTRIES - ENTRIES_FIRST) / ENTRIES", "./internal/shim"},
 	{"a block of the wal-index is not cleared before use", "internal/shim/pagecommit.c",
@@ -60,11 +60,11 @@ var mutants = []mutant{
 	{"the redo file is not synced", "internal/replica/delta.go",
 		"if d.lost = d.file.Sync(); d.lost == nil {", "if d.lost == nil {", "./internal/replica"},
 	{"base is not synced", "internal/replica/base.go",
-		"	if err := b.file.Sync(); err != nil {\n		return fmt.Errorf(\"write base: %w\", err)\n	}\n", "", "./internal/replica"},
+		"	if err := b.file.Sync(); err != nil {\n		return fmt.Errorf(\"write base: %w\", err)\n	}\n", "", "./internal/sim"},
 	{"base keeps the pages that the remote cut off", "internal/replica/base.go",
 		"	if err := b.file.Truncate(int64(d.count) * page.Size); err != nil {\n		return fmt.Errorf(\"write base: %w\", err)\n	}\n", "", "./internal/replica"},
 	{"the schema cookie is forgotten", "internal/replica/rebase.go",
-		"	if !slices.Equal(before, after) {\n		cookie", "	if false {\n		cookie", "./internal/replica ."},
+		"	if !slices.Equal(before, after) {\n		cookie", "	if false {\n		cookie", "./internal/replica"},
 	{"ids are given twice once the log is empty", "internal/replica/rebase.go",
 		"to.exec(putState, lastIDKey, int64(last))", "to.exec(putState, lastIDKey, int64(last-last))", "./internal/replica"},
 	{"frames lost in a reset of the WAL are not missed", "internal/replica/dirty.go",
@@ -82,7 +82,7 @@ var mutants = []mutant{
 
 	// Push: syncer, internal/remote
 	{"the watermark moves before the rows", "syncer/push.go",
-		"	result, err := l.currentRemote().Push(ctx, batch)\n", "	if err := l.replica.Acknowledge(ctx, batch.Last); err != nil {\n		return err\n	}\n	result, err := l.currentRemote().Push(ctx, batch)\n", "./syncer ."},
+		"	result, err := l.currentRemote().Push(ctx, batch)\n", "	if err := l.replica.Acknowledge(ctx, batch.Last); err != nil {\n		return err\n	}\n	result, err := l.currentRemote().Push(ctx, batch)\n", "./syncer"},
 	{"the fence lets everything pass", "internal/remote/push.go",
 		"WHERE client_id = ?1) IS NOT ?2\"", "WHERE client_id = ?1) IS NOT ?2 AND 0\"", "./internal/remote"},
 	{"a push is tried again without asking", "syncer/push.go",
