@@ -128,6 +128,11 @@ func generate(seed uint64) script {
 			}
 		}
 		s.Steps = append(s.Steps, x)
+		// What was left unfinished meets the next fault, with news from the remote.
+		for x.At.Kind != "" && x.Kind != "commit" && x.Kind != "huge" && rnd.IntN(2) == 0 {
+			x = step{Kind: "pull", Replica: x.Replica, Seed: rnd.Uint64(), N: 1, At: someAt(rnd, "crash", "power", "full", "fail", "fail", "io")}
+			s.Steps = append(s.Steps, step{Kind: "remote", Seed: rnd.Uint64(), N: 1}, x)
+		}
 	}
 	return s
 }
