@@ -70,7 +70,7 @@ func (s script) String() string {
 var points = []string{
 	"delta.create", "delta.write", "delta.sync", "delta.sealed", "base.write", "base.truncate", "base.sync", "base.synced", "stage.give",
 	"stage.begin", "stage.committed", "commit.append", "commit.write", "commit.done", "base.rename", "delta.drop", "state.commit",
-	"checkpoint.passive", "checkpoint.truncate", "absorb.commit",
+	"checkpoint.passive", "checkpoint.truncate", "absorb.commit", "log.sync", "delta.forget",
 }
 
 // generate makes the script of a seed.
@@ -131,6 +131,12 @@ func generate(seed uint64) script {
 		// What was left unfinished meets the next fault, with news from the remote.
 		for x.At.Kind != "" && x.Kind != "commit" && x.Kind != "huge" && rnd.IntN(2) == 0 {
 			x = step{Kind: "pull", Replica: x.Replica, Seed: rnd.Uint64(), N: 1, At: someAt(rnd, "crash", "power", "full", "fail", "fail", "io")}
+			if rnd.IntN(2) == 0 { // behind the page commit
+				x.At = at{x.At.Kind, []string{"base.write", "base.truncate", "base.sync", "delta.drop"}[rnd.IntN(4)], 1}
+				if x.At.Kind == "io" {
+					x.At.Kind = "fail"
+				}
+			}
 			s.Steps = append(s.Steps, step{Kind: "remote", Seed: rnd.Uint64(), N: 1}, x)
 		}
 	}
