@@ -134,7 +134,8 @@ func (c checkout) try(ctx context.Context, m mutant) (caught []string, err error
 	}()
 	caught, log := c.test(ctx, m.test)
 	if slices.Equal(caught, []string{broken}) {
-		return nil, fmt.Errorf("it does not compile:\n%s", log)
+		fmt.Fprintf(os.Stderr, "%s does not compile:\n%s", m.name, log)
+		caught = nil
 	}
 	return caught, ctx.Err()
 }
