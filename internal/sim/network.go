@@ -201,7 +201,7 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := resp.Body.(*body1)
+	b := resp.Body.(*answerBody)
 	switch f.Kind {
 	case netCutResp:
 		b.limit = f.N
@@ -327,7 +327,7 @@ func (in *incoming) stream(req *http.Request, h http.Handler) (*http.Response, e
 	} else {
 		resp.TransferEncoding = []string{"chunked"}
 	}
-	resp.Body = &body1{host: &in.w.host, pipe: pr, cancel: cancel, done: done, limit: -1}
+	resp.Body = &answerBody{host: &in.w.host, pipe: pr, cancel: cancel, done: done, limit: -1}
 	return resp, nil
 }
 
@@ -391,8 +391,8 @@ func (w *writer) finish() {
 	_ = w.pipe.Close()
 }
 
-// body1 is the replica's end of an answer.
-type body1 struct {
+// answerBody is the replica's end of an answer.
+type answerBody struct {
 	host    *host
 	pipe    *io.PipeReader
 	cancel  context.CancelFunc
@@ -401,7 +401,7 @@ type body1 struct {
 	trickle int // bytes a read, after a moment
 }
 
-func (b *body1) Read(p []byte) (int, error) {
+func (b *answerBody) Read(p []byte) (int, error) {
 	if b.limit == 0 {
 		return 0, errNetwork
 	}
@@ -424,7 +424,7 @@ func (b *body1) Read(p []byte) (int, error) {
 
 // Close tells the server that nobody listens any more, and waits until it has
 // noticed.
-func (b *body1) Close() error {
+func (b *answerBody) Close() error {
 	b.cancel()
 	_ = b.pipe.CloseWithError(errNetwork)
 	<-b.done

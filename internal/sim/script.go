@@ -406,8 +406,8 @@ func (w *world) sync(ctx context.Context, x step, r *replica) error {
 		return w.crash(r, crashed, x.Again)
 	}
 	w.trace("    = %v", err)
-	if x.Kind != "pull" && x.Kind != "checkpoint" && !bad(r.pushErr) && r.handle.Status().State == tursosync.Running {
-		r.pullErr = nil // it pulled as well
+	if x.Kind == "push" || x.Kind == "sync" {
+		r.mayHavePulled()
 	}
 	switch x.Kind {
 	case "push", "pull", "sync":

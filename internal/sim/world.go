@@ -662,9 +662,18 @@ func (w *world) pushMeanwhile(r *replica, n int) {
 	}
 	o.net.begin(nil)
 	o.pushErr = o.handle.Push(ctx)
+	o.mayHavePulled()
 }
 
 var tokenText = regexp.MustCompile(`~[0-9]+~`)
+
+// mayHavePulled looks whether a push that succeeded has pulled as well, as it may
+// have to: then an earlier pull's error is none any more.
+func (r *replica) mayHavePulled() {
+	if !bad(r.pushErr) && r.handle.Status().State == tursosync.Running {
+		r.pullErr = nil
+	}
+}
 
 // calm notes what ended well.
 func (r *replica) calm(pushed, pulled bool) {
