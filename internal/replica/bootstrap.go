@@ -61,7 +61,7 @@ func (p *pull) bootstrap(ctx context.Context, d *delta, reset bool) (err error) 
 	if err != nil {
 		return err
 	}
-	return p.apply(ctx, sealed)
+	return p.apply(ctx, sealed, false)
 }
 
 // progress returns what a sink does for each page.
@@ -187,11 +187,15 @@ func (p *pull) emptied(ctx context.Context, s *sink) error {
 	if err != nil {
 		return err
 	}
-	return p.apply(ctx, d)
+	return p.apply(ctx, d, false)
 }
 
-// backUpBase keeps a copy of base.
+// backUpBase keeps a copy of base, one of each state.
 func (r *Replica) backUpBase() error {
+	sum := r.state().baseSum
+	if sum == r.keptBase {
+		return nil
+	}
 	path, err := r.backUpAs(func(next string) error {
 		from, err := fault.Open(r.files.base())
 		if err != nil {
@@ -211,6 +215,7 @@ func (r *Replica) backUpBase() error {
 	if err != nil {
 		return fmt.Errorf("back up base: %w", err)
 	}
-	r.cfg.Logger.Warn("remote is empty: kept a copy of what it held", keyPath, path)
+	r.cfg.Logger.Warn("remote has lost what it held: kept a copy of that", keyPath, path)
+	r.keptBase = sum
 	return nil
 }

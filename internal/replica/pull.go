@@ -86,8 +86,10 @@ func (p *pull) run(ctx context.Context) error {
 	}
 	if st := r.state(); d != nil && d.sealed && d.from == st.revision && (d.whole || st.basePages > 0 && !st.bootstrap) {
 		var replay *syncer.ReplayError
-		if err := p.apply(ctx, d); errors.As(err, &replay) {
-			// An earlier call met the same; the remote may have been put right since.
+		if err := p.apply(ctx, d, true); errors.As(err, &replay) || errors.Is(err, errOutdated) {
+			// An earlier call met the same; the remote may have been put right since. Or a
+			// push since is what does not fit the answer: it would be put aside, though
+			// the remote has taken it.
 			if err := remove(r.files.pull()); err != nil {
 				return err
 			}
@@ -197,7 +199,7 @@ func (p *pull) increment(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.apply(ctx, d)
+	return p.apply(ctx, d, false)
 }
 
 // nothing deals with an answer without pages.
@@ -241,8 +243,9 @@ const (
 	attemptsAlone = 4
 )
 
-// apply makes a sealed delta the new base under live.
-func (p *pull) apply(ctx context.Context, d *delta) (err error) {
+// apply makes a sealed delta the new base under live. leftOver tells that it was
+// fetched by an earlier call.
+func (p *pull) apply(ctx context.Context, d *delta, leftOver bool) (err error) {
 	r := p.r
 	defer func() {
 		if err != nil {
@@ -258,7 +261,7 @@ func (p *pull) apply(ctx context.Context, d *delta) (err error) {
 	}
 	for attempt := 1; ; attempt++ {
 		report := syncer.PullReport{}
-		b := &rebase{r: r, delta: d, halt: true, alone: attempt >= attemptsAlone, report: &report}
+		b := &rebase{r: r, delta: d, halt: true, leftOver: leftOver, alone: attempt >= attemptsAlone, report: &report}
 		err := b.run(ctx)
 		switch {
 		case err == nil:

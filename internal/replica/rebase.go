@@ -35,7 +35,9 @@ type rebase struct {
 	again  *syncer.Rejection // a transaction put aside to be tried again, or nil
 	halt   bool              // a transaction that cannot be replayed ends the rebase
 	alone  bool              // everybody who writes waits from the beginning
-	report *syncer.PullReport
+	// leftOver: the delta was fetched by an earlier call; there may have been pushes since.
+	leftOver bool
+	report   *syncer.PullReport
 
 	gated bool             // we have the gate
 	pages *shim.PageCommit // not nil: and live's write lock
@@ -51,6 +53,9 @@ type rebase struct {
 var (
 	// errForeign: another program wrote to live; its rows must be logged first.
 	errForeign = errors.New("another program wrote to the database")
+	// errOutdated: a delta that was left over is older than a push which fits newer
+	// pages only.
+	errOutdated = errors.New("the answer is older than the last push")
 	// errLineage: the delta is not a continuation of base.
 	errLineage = errors.New("the remote went back in time")
 )
@@ -141,7 +146,8 @@ func (b *rebase) follow() error {
 	if err != nil {
 		return err
 	}
-	if wentBack(before, marks) {
+	back := wentBack(before, marks)
+	if back {
 		if !d.whole {
 			return errLineage
 		}
@@ -172,25 +178,28 @@ func (b *rebase) follow() error {
 	next.adopt = ""
 	b.report.Revision, b.report.Pages = d.to, len(d.order)
 	b.report.Changed = next.basePages != b.old.pageCount || next.baseSum != b.r.state().baseSum
-	if err := b.keepLost(was); err != nil {
+	if err := b.keepLost(was, back); err != nil {
 		return err
 	}
 	b.report.Tables, err = b.tables(was)
 	return err
 }
 
-// keepLost keeps a copy of base when the remote has come back without any table:
-// like emptied, for remotes whose empty database has a first page.
-func (b *rebase) keepLost(was schema) error {
-	if !b.delta.whole || b.delta.count == 0 {
+// keepLost keeps a copy of base when the remote has lost what replicas had pushed,
+// or has come back without any table: like emptied, for remotes whose empty database
+// has a first page. Base may be the last copy of it.
+func (b *rebase) keepLost(was schema, back bool) error {
+	if !b.delta.whole || b.delta.count == 0 || len(was.userTables()) == 0 {
 		return nil
 	}
-	is, err := readSchema(b.stage.conn)
-	if err != nil {
-		return b.damaged(err)
-	}
-	if len(was.userTables()) == 0 || len(is.userTables()) > 0 {
-		return nil
+	if !back {
+		is, err := readSchema(b.stage.conn)
+		if err != nil {
+			return b.damaged(err)
+		}
+		if len(is.userTables()) > 0 {
+			return nil
+		}
 	}
 	return b.r.backUpBase()
 }
@@ -428,6 +437,9 @@ func (b *rebase) replayTxn(ctx context.Context, txn []cdc.Change) error {
 	out, err := b.stage.replay(ctx, txn)
 	if err != nil {
 		return b.damaged(err)
+	}
+	if out.Rejected() && b.leftOver && txn[len(txn)-1].ID <= b.next.sent {
+		return errOutdated
 	}
 	if !out.Rejected() {
 		b.report.Replayed += len(txn)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -429,6 +430,20 @@ func TestRemoteWentBack(t *testing.T) {
 		t.Errorf("report = %+v, want a reset", report)
 	}
 	wantRows(t, rep, `SELECT name FROM people`, "ann", "restored")
+	// What the remote lost is not lost for good.
+	kept, err := filepath.Glob(rep.files.live + "-backup-*")
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("copies of the old base: %v, %v", kept, err)
+	}
+	db, err := sql.Open("sqlite3", kept[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var names string
+	if err := db.QueryRow(`SELECT group_concat(name) FROM people`).Scan(&names); err != nil || names != "ann,mine" {
+		t.Errorf("the copy holds %q, %v", names, err)
+	}
 }
 
 // TestRejectedByReplay: a pending transaction that violates a constraint on the

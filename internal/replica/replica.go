@@ -86,6 +86,7 @@ type Replica struct {
 	// checkBase: base may not be what the state says; its sum has to be compared
 	// before it is used.
 	checkBase bool
+	keptBase  uint64 // the sum of the base that was copied last
 	// unreported is what pulls did that ended with an error afterwards.
 	unreported syncer.PullReport
 

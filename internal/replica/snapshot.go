@@ -66,7 +66,7 @@ func (p *pull) sinceSnapshot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.apply(ctx, d)
+	return p.apply(ctx, d, false)
 }
 
 // ofSnapshot tells whether a revision is what tursodb calls a snapshot.

@@ -58,13 +58,7 @@
 // What is not in the model keeps out of the workloads' way: a script in which the remote
 // goes back in time has no migrations, for those are then for people to decide.
 //
-// # Known holes
-//
-// A pull that goes on from a delta of before the last push replays what that push has
-// brought to the remote. If a transaction of it violates a constraint there, it is put
-// aside as rejected, although the remote has it; its rows come back with the next pull.
-// testdata/rejected-though-pushed.json (a TURSOSYNC_SIM_SCRIPT) shows it, and random
-// seeds meet it now and then: "was put aside, and is on the remote".
+// # Known hole
 //
 // A copy of files with pending changes, opened after or beside the original, pushes
 // these changes again if the original has pushed them since: the fence tells that

@@ -139,6 +139,9 @@ func (w *world) restoreServer(b *backup, history bool) error {
 			return err
 		}
 	}
+	for _, r := range w.replicas {
+		r.noteUnseen(w.onRemote)
+	}
 	w.host.model, w.host.tapped = b.model.clone(), b.tapped
 	w.onRemote = map[string]bool{}
 	for t := range b.tokens {

@@ -272,3 +272,14 @@ func (s *stats) String() string {
 	}
 	return b.String()
 }
+
+// TestFound plays the scripts that have found something, in the product or in here.
+func TestFound(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) { playFile(t, file, quiet) })
+	}
+}

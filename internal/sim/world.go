@@ -104,6 +104,9 @@ type replica struct {
 	log []*txn
 	// seen are the tokens that base has held.
 	seen map[string]bool
+	// unseen are tokens that base may have held while it was fuzzy, before the remote
+	// went back in time. Live says then whether it had.
+	unseen map[string]bool
 	// version is that of the remote's state that base was at.
 	version int
 	doubt   []*txn // commits that were under way when it crashed
@@ -707,16 +710,40 @@ func (w *world) learn(r *replica, live state) (base state, err error) {
 		token, _ := row["token"].(string)
 		r.seen[token] = true
 	}
+	had := map[string]bool{}
+	for _, row := range live["journal"] {
+		token, _ := row["token"].(string)
+		had[token] = true
+	}
 	kept := r.pending[:0:0]
 	for _, t := range r.pending {
+		if r.unseen[t.token] && !had[t.token] {
+			r.seen[t.token] = true
+			w.gone[t.token] = w.gone[t.token] || !w.onRemote[t.token]
+		}
 		if !r.seen[t.token] && !r.rejected[t.token] {
 			kept = append(kept, t)
 		}
 	}
-	r.pending = kept
+	r.pending, r.unseen = kept, nil
 	r.live = base.clone()
 	r.live.applyAll(r.pending, live.get)
 	return base, nil
+}
+
+// noteUnseen is called before the remote goes back in time.
+func (r *replica) noteUnseen(onRemote map[string]bool) {
+	if !r.fuzzy {
+		return
+	}
+	if r.unseen == nil {
+		r.unseen = map[string]bool{}
+	}
+	for _, t := range r.pending {
+		if onRemote[t.token] {
+			r.unseen[t.token] = true
+		}
+	}
 }
 
 // tokenOf finds the token of a transaction that was put aside.
