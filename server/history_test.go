@@ -521,3 +521,24 @@ func proxy(url string) http.Handler {
 		_, _ = w.Write(b)
 	})
 }
+
+// TestRecordOfAnotherWAL: a WAL of the same salt, as long, but with other frames, as a
+// loss of power may leave it, does not continue the recorded state.
+func TestRecordOfAnotherWAL(t *testing.T) {
+	s := openServer(t, Config{})
+	exec(t, s, seedTable...)
+	h := s.history
+	state, err := h.refreshed()
+	if err != nil || state.MaxFrame == 0 {
+		t.Fatal(state, err)
+	}
+	r := &record{seq: h.seq, start: h.start, eras: h.eras, changed: h.changed,
+		wal: &walMark{salt: state.Salt, frames: state.MaxFrame, checksum: state.Checksum}}
+	if n, err := h.recognise(r); err != nil || n != int(state.MaxFrame) {
+		t.Fatalf("its own record: %d, %v, want %d", n, err, state.MaxFrame)
+	}
+	r.wal.checksum[1]++
+	if n, err := h.recognise(r); err != nil || n >= 0 {
+		t.Errorf("a record of other frames: %d, %v, want less than 0", n, err)
+	}
+}

@@ -237,6 +237,24 @@ func TestForeignCheckpoint(t *testing.T) {
 	pulled(t, rep, rem)
 }
 
+// TestForeignCheckpointOfNothing: a transaction that leaves every row as it was, but
+// not on the page where it was; nothing of it is in the log, and another program has
+// reset the WAL that held its frames.
+func TestForeignCheckpointOfNothing(t *testing.T) {
+	rem := newRemote(t, `CREATE TABLE wide(id INTEGER PRIMARY KEY, x)`, `CREATE TABLE t(x)`,
+		`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) INSERT INTO wide SELECT i * 10, hex(zeroblob(100)) FROM n`)
+	rep := newReplica(t, Config{})
+	pulled(t, rep, rem)
+	write(t, rep, `INSERT INTO wide SELECT wide.id + 1 + j.value, x FROM wide, json_each('[0,1,2,3,4]') AS j`,
+		`DELETE FROM wide WHERE id % 10 <> 0`)
+	cli(t, rep.Path(), `PRAGMA wal_checkpoint(TRUNCATE)`)
+	write(t, rep, `INSERT INTO t VALUES (1)`)
+	rem.exec(`UPDATE wide SET x = 'short' WHERE id % 500 = 0`)
+	pulled(t, rep, rem)
+	wantRows(t, rep, `SELECT count(*), sum(id), sum(length(x)) FROM wide`, "300 451500 58830")
+	wantRows(t, rep, `PRAGMA integrity_check`, "ok")
+}
+
 // TestCheckpoint: own checkpoints, with and without readers in the way, lose no
 // changed page.
 func TestCheckpoint(t *testing.T) {
