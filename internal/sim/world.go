@@ -546,6 +546,7 @@ func (w *world) settlePower(r *replica) error {
 	if err != nil {
 		return fmt.Errorf("after a loss of power: %w", err)
 	}
+	unseen := r.unseen
 	r.seen, r.version, r.pending = map[string]bool{}, 0, nil
 	if _, err := w.learn(r, live); err != nil { // what base holds, and was rejected
 		return err
@@ -553,6 +554,8 @@ func (w *world) settlePower(r *replica) error {
 	var lost *txn
 	for _, t := range r.log {
 		switch there := live.get("journal", keyOf(t.token)) != nil; {
+		case unseen[t.token] && (r.seen[t.token] || !there):
+			w.gone[t.token] = w.gone[t.token] || !w.onRemote[t.token]
 		case r.seen[t.token] || r.rejected[t.token] || w.gone[t.token]:
 		case !there:
 			if w.has(t) {
@@ -717,7 +720,7 @@ func (w *world) learn(r *replica, live state) (base state, err error) {
 	}
 	kept := r.pending[:0:0]
 	for _, t := range r.pending {
-		if r.unseen[t.token] && !had[t.token] {
+		if r.unseen[t.token] && (r.seen[t.token] || !had[t.token]) {
 			r.seen[t.token] = true
 			w.gone[t.token] = w.gone[t.token] || !w.onRemote[t.token]
 		}
