@@ -52,7 +52,7 @@ var mutants = []mutant{
 	{"swapped unique values are not replayed in another order", "cdc/replay.go",
 		"if err != nil && uniqueViolation(err) {", "if false {", "./cdc"},
 	{"triggers fire during the replay", "internal/replica/stage.go",
-		"[]shim.Config{shim.EnableTrigger, shim.EnableFKey, shim.Defensive}", "[]shim.Config{shim.EnableFKey, shim.Defensive}", "-run Trigger ."},
+		"[]shim.Config{shim.EnableTrigger, shim.EnableFKey, shim.Defensive}", "[]shim.Config{shim.EnableFKey, shim.Defensive}", "./internal/replica"},
 
 	// Pull and rebase: internal/replica
 	{"the redo file is dropped early", "internal/replica/rebase.go",

@@ -446,6 +446,18 @@ func TestRemoteWentBack(t *testing.T) {
 	}
 }
 
+// TestReplayFiresNoTrigger: what triggers did is in the log, by itself.
+func TestReplayFiresNoTrigger(t *testing.T) {
+	rem := newRemote(t, people, `CREATE TABLE audit(what)`,
+		`CREATE TRIGGER hired AFTER INSERT ON people BEGIN INSERT INTO audit VALUES ('hired ' || new.name); END`)
+	rep := newReplica(t, Config{})
+	pulled(t, rep, rem)
+	write(t, rep, `INSERT INTO people(id, name) VALUES (1, 'mine')`)
+	rem.exec(`INSERT INTO people(id, name) VALUES (2, 'theirs')`)
+	pulled(t, rep, rem)
+	wantRows(t, rep, `SELECT what FROM audit ORDER BY what`, "hired mine", "hired theirs")
+}
+
 // TestRejectedByReplay: a pending transaction that violates a constraint on the
 // new base is put aside, and can be queued again.
 func TestRejectedByReplay(t *testing.T) {
