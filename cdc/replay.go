@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"bytes"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -195,6 +196,38 @@ func rejection(err error) Reason {
 		return ReasonConstraint // an expression of an index or a CHECK failed on the values
 	}
 	return ""
+}
+
+// Knows tells whether every row of base that a transaction updates or deletes, in
+// tables where only the rowid tells rows apart, is there as the log has it. If one is
+// not, then it never was in base: another program had written it. A transaction that
+// changes the schema is not looked at.
+func (r *Replayer) Knows(txn []Change) (bool, error) {
+	if slices.ContainsFunc(txn, func(c Change) bool { return c.Schema != nil }) {
+		return true, nil
+	}
+	for i := range txn {
+		c := &txn[i]
+		bag, err := c.Shape.bagImage(c.Before)
+		if err != nil {
+			return false, err
+		}
+		name := c.Shape.rowIDName()
+		if !bag || c.Local || name == "" {
+			continue
+		}
+		b := (&statement{}).add("SELECT ")
+		b.list(len(c.Shape.Columns), func(i int) { b.add("+", quote(c.Shape.Columns[i])) })
+		b.add(" FROM main.", quote(c.Table), " WHERE ", quote(name), " = ?")
+		row, err := queryRow(r.conn, b.String(), c.RowID)
+		if err != nil {
+			return false, fmt.Errorf("look for row %d of table %q: %w", c.RowID, c.Table, err)
+		}
+		if row == nil || !bytes.Equal(EncodeRecord(anyValues(row)), c.Before) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // attempt applies a transaction in a savepoint.

@@ -257,7 +257,8 @@ func (r *Replica) snapshot() (reader *conn, at uint32, err error) {
 //
 // Another program may have changed the schema, and ours may have written into
 // what is new before anybody compared: then the log holds rows of a table or
-// column that it does not create, and cannot be replayed from there on. What it
+// column that it does not create, or changes a row that only the rowid names and that
+// it does not insert, and cannot be replayed from there on. What it
 // holds from there on has never been sent, and is all in live: the difference
 // from the last state that could be replayed takes its place.
 func (r *Replica) diffWithReplay(ctx context.Context, reader *conn, s *spool) (err error) {
@@ -273,12 +274,21 @@ func (r *Replica) diffWithReplay(ctx context.Context, reader *conn, s *spool) (e
 	}
 	stage.foresee(reader, st.baseMark)
 	err = cdc.LoadTxns(reader.SQLiteConn, st.baseMark, func(txn []cdc.Change) error {
+		unsent := txn[0].Txn > st.maySend()
+		if unsent {
+			if known, err := stage.replayer.Knows(txn); err != nil {
+				return err
+			} else if !known {
+				s.instead = txn[0].Txn
+				return errUnreplayable
+			}
+		}
 		out, err := stage.replay(ctx, txn)
 		if err != nil || !out.Rejected() {
 			return err
 		}
-		if id := txn[0].Txn; id > st.maySend() {
-			s.instead = id
+		if unsent {
+			s.instead = txn[0].Txn
 			return errUnreplayable
 		}
 		return fmt.Errorf("replay transaction %d: %w", txn[0].Txn, out.Err)

@@ -217,6 +217,22 @@ func TestForeignWrites(t *testing.T) {
 	wantRows(t, rep, `SELECT count(*) FROM turso_cdc`, "0")
 }
 
+// TestForeignRowsChanged: rows of a table without a key that another program wrote, and
+// that were updated and deleted here before anybody compared. On the remote their
+// rowids are those of others' rows.
+func TestForeignRowsChanged(t *testing.T) {
+	rem := newRemote(t, `CREATE TABLE bag(x)`, `INSERT INTO bag VALUES ('base')`)
+	rep := newReplica(t, Config{})
+	pulled(t, rep, rem)
+	cli(t, rep.Path(), `INSERT INTO bag VALUES ('gone'), ('stays'), ('old')`)
+	write(t, rep, `DELETE FROM bag WHERE x = 'gone'`, `UPDATE bag SET x = 'new' WHERE x = 'old'`)
+	rem.exec(`INSERT INTO bag VALUES ('their 2'), ('their 3'), ('their 4')`)
+	for rem.push(rep, syncer.Limits{}) > 0 {
+	}
+	pulled(t, rep, rem)
+	wantRows(t, rep, `SELECT x FROM bag ORDER BY x`, "base", "new", "stays", "their 2", "their 3", "their 4")
+}
+
 // TestForeignCheckpoint: another program checkpoints and resets the WAL; pages
 // that were only noted in its frames are found by comparison.
 func TestForeignCheckpoint(t *testing.T) {
