@@ -70,10 +70,8 @@ func TestForeignSchemaThenOwnRow(t *testing.T) {
 			if _, err := db.Exec(c.own); err != nil {
 				t.Fatal(err)
 			}
-			for range 2 {
-				if err := r.Sync(t.Context()); err != nil {
-					t.Fatalf("sync: %v", err)
-				}
+			if err := r.Sync(t.Context()); err != nil {
+				t.Fatalf("sync: %v", err)
 			}
 			var here int64
 			if err := db.QueryRow(c.query).Scan(&here); err != nil {
@@ -179,6 +177,68 @@ func TestForeignVirtualTable(t *testing.T) {
 			s.want(`SELECT * FROM item`, "x|1|2")
 			if st := s.r.Status(); st.State != tursosync.Running {
 				t.Errorf("status: %v", st)
+			}
+		})
+	}
+}
+
+// TestForeignRowsChanged: rows of a table without a key that the sqlite3 program wrote,
+// changed here before anything was compared, in transactions that also change the schema or
+// rows of base. On the remote their rowids are those of another replica's rows.
+func TestForeignRowsChanged(t *testing.T) {
+	if _, err := exec.LookPath("sqlite3"); err != nil {
+		t.Skip("needs the sqlite3 command")
+	}
+	for name, own := range map[string]string{
+		"rows only":       `DELETE FROM bag WHERE x = 'gone'; UPDATE bag SET x = 'new' WHERE x = 'old'; UPDATE bag SET x = 'once' WHERE x = 'base'; UPDATE bag SET x = 'twice' WHERE x = 'once'`,
+		"column added":    `UPDATE bag SET x = 'once' WHERE x = 'base'; ALTER TABLE bag ADD COLUMN y; UPDATE bag SET x = 'twice' WHERE x = 'once'; DELETE FROM bag WHERE x = 'gone'; UPDATE bag SET x = 'new', y = 1 WHERE x = 'old'`,
+		"another table":   `CREATE TABLE other(z); DELETE FROM bag WHERE x = 'gone'; UPDATE bag SET x = 'new' WHERE x = 'old'; DROP TABLE other; UPDATE bag SET x = 'twice' WHERE x = 'base'`,
+		"column renamed":  `ALTER TABLE bag RENAME COLUMN x TO y; DELETE FROM bag WHERE y = 'gone'; ALTER TABLE bag RENAME COLUMN y TO x; UPDATE bag SET x = 'new' WHERE x = 'old'; UPDATE bag SET x = 'twice' WHERE x = 'base'`,
+		"rows, then more": `UPDATE bag SET x = 'twice' WHERE x = 'base'; DELETE FROM bag WHERE x = 'gone'; ALTER TABLE bag ADD COLUMN y; UPDATE bag SET x = 'new' WHERE x = 'old'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := tursosynctest.NewServer(t)
+			open := func() (*sql.DB, *tursosync.Replica, string) {
+				file := filepath.Join(t.TempDir(), "app.db")
+				db := openCrash(t, file+"?sync=manual&url="+srv.URL)
+				r, err := tursosync.ReplicaOf(db)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return db, r, file
+			}
+			exec1 := func(db *sql.DB, text string) {
+				t.Helper()
+				if _, err := db.Exec(text); err != nil {
+					t.Fatalf("%s: %v", text, err)
+				}
+			}
+			syncAll := func(list ...*tursosync.Replica) {
+				t.Helper()
+				for _, r := range list {
+					if err := r.Sync(t.Context()); err != nil {
+						t.Fatalf("sync: %v", err)
+					}
+				}
+			}
+			a, ra, file := open()
+			b, rb, _ := open()
+			exec1(a, `CREATE TABLE bag(x); INSERT INTO bag VALUES ('base')`)
+			syncAll(ra, rb)
+			if out, err := exec.Command("sqlite3", file, `INSERT INTO bag VALUES ('gone'), ('stays'), ('old')`).CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			exec1(a, "BEGIN; "+own+"; COMMIT")
+			exec1(b, `INSERT INTO bag VALUES ('their 2'), ('their 3'), ('their 4')`)
+			syncAll(rb, ra, rb)
+			for _, db := range []*sql.DB{a, b} {
+				var got string
+				if err := db.QueryRow(`SELECT group_concat(x, ', ') FROM (SELECT x FROM bag ORDER BY x)`).Scan(&got); err != nil {
+					t.Fatal(err)
+				}
+				if want := "new, stays, their 2, their 3, their 4, twice"; got != want {
+					t.Errorf("bag holds %s, want %s", got, want)
+				}
 			}
 		})
 	}

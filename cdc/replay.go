@@ -200,31 +200,45 @@ func rejection(err error) Reason {
 
 // Knows tells whether every row of base that a transaction updates or deletes, in
 // tables where only the rowid tells rows apart, is there as the log has it. If one is
-// not, then it never was in base: another program had written it. A transaction that
-// changes the schema is not looked at.
+// not, then it never was in base: another program had written it. Of a transaction that
+// renames or rebuilds such a table it may say so of rows that were in base.
 func (r *Replayer) Knows(txn []Change) (bool, error) {
+	type row struct {
+		table string
+		id    int64
+	}
+	var changed map[row]bool // by the transaction so far; with a schema change in it, a row may change twice
 	if slices.ContainsFunc(txn, func(c Change) bool { return c.Schema != nil }) {
-		return true, nil
+		changed = make(map[row]bool)
 	}
 	for i := range txn {
 		c := &txn[i]
+		if c.Schema != nil {
+			continue
+		}
 		bag, err := c.Shape.bagImage(c.Before)
 		if err != nil {
 			return false, err
 		}
 		name := c.Shape.rowIDName()
-		if !bag || c.Local || name == "" {
+		if !bag || c.Local || name == "" || changed[row{c.Table, c.RowID}] {
 			continue
 		}
 		b := (&statement{}).add("SELECT ")
 		b.list(len(c.Shape.Columns), func(i int) { b.add("+", quote(c.Shape.Columns[i])) })
 		b.add(" FROM main.", quote(c.Table), " WHERE ", quote(name), " = ?")
-		row, err := queryRow(r.conn, b.String(), c.RowID)
+		values, err := queryRow(r.conn, b.String(), c.RowID)
+		if e := (sqlite3.Error{}); changed != nil && errors.As(err, &e) && e.Code == sqlite3.ErrError {
+			return false, nil // no such table or column before this transaction
+		}
 		if err != nil {
 			return false, fmt.Errorf("look for row %d of table %q: %w", c.RowID, c.Table, err)
 		}
-		if row == nil || !bytes.Equal(EncodeRecord(anyValues(row)), c.Before) {
+		if values == nil || !bytes.Equal(EncodeRecord(anyValues(values)), c.Before) {
 			return false, nil
+		}
+		if changed != nil {
+			changed[row{c.Table, c.RowID}] = true
 		}
 	}
 	return true, nil

@@ -101,7 +101,7 @@ func (r *fakeReplica) Pending(_ context.Context, limits Limits) (Pending, error)
 	if r.pullFirst {
 		return Pending{}, ErrPullFirst
 	}
-	p := Pending{ClientID: r.clientID, Watermark: r.watermark, Known: r.known}
+	p := Pending{ClientID: r.clientID, Watermark: r.watermark, Known: r.known, Last: r.lastID}
 	n := 0
 	for _, t := range r.txns {
 		if t.ID() <= r.watermark {

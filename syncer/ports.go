@@ -90,7 +90,10 @@ type Pending struct {
 	Watermark cdc.ID // acknowledged; 0: nothing pushed yet under this client id
 	Known     bool   // a watermark row exists on the remote under this client id
 	Txns      []Txn
-	More      bool // more is pending behind Txns
+	More      bool   // more is pending behind Txns
+	Last      cdc.ID // the highest change id given so far
+	// Moved: changes that had not been sent got new, higher ids since the last call.
+	Moved bool
 }
 
 // Txn is one committed local transaction.

@@ -99,21 +99,16 @@ func (l *Loop) pushFailed(err error) error {
 
 // pushBatches pushes until what was committed when it began is on the remote.
 func (l *Loop) pushBatches(ctx context.Context) error {
-	m, err := l.replica.Measure(ctx)
-	if err != nil {
-		return fmt.Errorf("measure replica: %w", err)
-	}
 	pulled := false
+	var target cdc.ID // 0: not known yet
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		done, err := l.pushOne(ctx, m.LastChange)
+		done, err := l.pushOne(ctx, &target)
 		if errors.Is(err, ErrPullFirst) && !pulled {
-			pulled = true
-			if err = l.pullOnce(ctx, false); err == nil {
-				m, err = l.replica.Measure(ctx)
-			}
+			pulled, target = true, 0
+			err = l.pullOnce(ctx, false)
 		}
 		if done || err != nil {
 			return err
@@ -122,8 +117,9 @@ func (l *Loop) pushBatches(ctx context.Context) error {
 }
 
 // pushOne takes one step towards the change target: it reconciles the watermark,
-// sends a batch, or finds out more about why one was refused.
-func (l *Loop) pushOne(ctx context.Context, target cdc.ID) (done bool, err error) {
+// sends a batch, or finds out more about why one was refused. It sets a target that is not
+// known, or not right any more.
+func (l *Loop) pushOne(ctx context.Context, target *cdc.ID) (done bool, err error) {
 	if err := l.scheduler.enter(ctx); err != nil {
 		return false, err
 	}
@@ -132,10 +128,13 @@ func (l *Loop) pushOne(ctx context.Context, target cdc.ID) (done bool, err error
 	if err != nil {
 		return false, fmt.Errorf("read pending changes: %w", err)
 	}
+	if *target == 0 || pending.Moved {
+		*target = pending.Last
+	}
 	if l.wary {
 		return false, l.reconcile(ctx, pending.ClientID)
 	}
-	if len(pending.Txns) == 0 || pending.Txns[0].ID() > target {
+	if len(pending.Txns) == 0 || pending.Txns[0].ID() > *target {
 		return true, nil
 	}
 	if l.unsure {

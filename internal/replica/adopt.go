@@ -225,6 +225,7 @@ func (r *Replica) absorbOnce(ctx context.Context, alone bool) (found bool, err e
 	r.log.Expect(ws.Change)
 	r.log.ClearForeign()
 	r.compare = false
+	r.moved = r.moved || s.instead > 0
 	return found, nil
 }
 

@@ -233,6 +233,31 @@ func TestForeignRowsChanged(t *testing.T) {
 	wantRows(t, rep, `SELECT x FROM bag ORDER BY x`, "base", "new", "stays", "their 2", "their 3", "their 4")
 }
 
+// TestForeignRowsBetween: another program writes a row, and it is deleted here, between the
+// comparison and the read of what is to be pushed; often enough that it needs the gate.
+func TestForeignRowsBetween(t *testing.T) {
+	rem := newRemote(t, `CREATE TABLE bag(x)`, `INSERT INTO bag VALUES ('base')`)
+	var rep *Replica
+	rounds := 0
+	rep = newReplica(t, Config{Committed: func() {
+		if rounds++; rounds > absorbRounds {
+			return // the gate is taken
+		}
+		cli(t, rep.Path(), `INSERT INTO bag VALUES ('gone'), ('stays')`)
+		writeNoting(t, rep, func() { rep.compare = true }, `DELETE FROM bag WHERE x = 'gone'`) // Pending has the mutex
+	}})
+	pulled(t, rep, rem)
+	rem.exec(`INSERT INTO bag VALUES ('their 2'), ('their 3'), ('their 4'), ('their 5')`)
+	cli(t, rep.Path(), `INSERT INTO bag VALUES ('first')`)
+	for rem.push(rep, syncer.Limits{}) > 0 {
+	}
+	if rounds != absorbRounds+1 {
+		t.Errorf("logged rows of another program %d times, want %d", rounds, absorbRounds+1)
+	}
+	pulled(t, rep, rem)
+	wantRows(t, rep, `SELECT x FROM bag ORDER BY x`, "base", "first", "stays", "stays", "their 2", "their 3", "their 4", "their 5")
+}
+
 // TestForeignCheckpoint: another program checkpoints and resets the WAL; pages
 // that were only noted in its frames are found by comparison.
 func TestForeignCheckpoint(t *testing.T) {

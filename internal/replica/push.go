@@ -35,18 +35,8 @@ func (r *Replica) Pending(ctx context.Context, limits syncer.Limits) (p syncer.P
 		if st.adopt != "" {
 			return syncer.ErrPullFirst
 		}
-		if usable, err := r.baseUsable(); err != nil {
-			return err
-		} else if usable && !st.bootstrap && !r.unfinished() {
-			if err := r.absorb(ctx); err != nil {
-				return err
-			}
-		}
-		reader, err := r.readerConn()
+		reader, err := r.compared(ctx)
 		if err != nil {
-			return err
-		}
-		if err := reader.beginRead(); err != nil {
 			return err
 		}
 		defer reader.rollback()
@@ -61,13 +51,62 @@ func (r *Replica) Pending(ctx context.Context, limits syncer.Limits) (p syncer.P
 		if err != nil {
 			return err
 		}
-		p.More = more
+		if p.Last, err = reader.lastID(); err != nil {
+			return err
+		}
+		p.More, p.Moved, r.moved = more, r.moved, false
 		for _, txn := range txns {
 			p.Txns = append(p.Txns, syncer.Txn{Changes: txn})
 		}
 		return nil
 	})
 	return p, err
+}
+
+// compared begins a read of live in which nothing of the log is a change to a row that
+// another program wrote before, and that is not logged yet: sent, it would reach
+// whatever the remote has under that rowid.
+func (r *Replica) compared(ctx context.Context) (reader *conn, err error) {
+	st := r.state()
+	usable, err := r.baseUsable()
+	if err != nil {
+		return nil, err
+	}
+	usable = usable && !st.bootstrap && !r.unfinished()
+	for round := 1; ; round++ {
+		if usable && round > absorbRounds {
+			// Nothing of ours is committed between comparison and read.
+			if err := r.log.AcquireQuiet(ctx); err != nil {
+				return nil, err
+			}
+			r.gated = true
+			defer func() {
+				r.gated = false
+				r.log.Release()
+			}()
+		}
+		if usable {
+			if err := r.absorb(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if reader, err = r.readerConn(); err != nil {
+			return nil, err
+		}
+		if err := reader.beginRead(); err != nil {
+			return nil, err
+		}
+		// A commit of ours upon another program's is known for one before it is in
+		// any snapshot.
+		switch foreign := r.compare || r.log.Foreign(); {
+		case !foreign || r.gated || st.basePages == 0:
+			return reader, nil
+		case !usable:
+			reader.rollback()
+			return nil, syncer.ErrPullFirst
+		}
+		reader.rollback()
+	}
 }
 
 // durable changes the state and waits until that is on disk.

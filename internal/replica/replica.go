@@ -82,7 +82,8 @@ type Replica struct {
 	// compare: somebody else may have written to live; replay(base, log) has to be
 	// compared with it before the next rebase.
 	compare bool
-	gated   bool // a rebase holds the log's gate
+	gated   bool // the operation under way holds the log's gate
+	moved   bool // see syncer.Pending
 	// checkBase: base may not be what the state says; its sum has to be compared
 	// before it is used.
 	checkBase bool
