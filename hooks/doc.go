@@ -3,6 +3,6 @@
 // report what SQLite's update hook does not, how older images of a row relate to
 // the present columns of its table, and what a schema statement changed.
 //
-// The rows themselves are collected and compared in C (internal/shim, capture.c);
+// The rows themselves are collected and compared in C (internal/shim, capture*.c);
 // the order of things is the Session's (package cdc).
 package hooks

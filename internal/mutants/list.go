@@ -27,19 +27,19 @@ var mutants = []mutant{
 		"  rc = check_wal(p);\n", "", "./internal/shim"},
 
 	// Capture: internal/shim, cdc, hooks
-	{"DELETE without WHERE is not captured", "internal/shim/capture.c",
+	{"DELETE without WHERE is not captured", "internal/shim/capture_authorize.c",
 		"      return SQLITE_IGNORE;\n    case A_CREATE_TABLE:", "      return SQLITE_OK;\n    case A_CREATE_TABLE:", "./cdc"},
-	{"a row replaced under its rowid counts as new", "internal/shim/capture.c",
+	{"a row replaced under its rowid counts as new", "internal/shim/capture_hooks.c",
 		"op == SQLITE_INSERT && !c->replace ? E_INSERTED : 0", "op == SQLITE_INSERT ? E_INSERTED : 0", "./cdc"},
 	{"a row displaced by REPLACE is not logged", "cdc/prepare.go",
 		"return st.ready == nil || st.ready.replace }", "return false }", "./cdc"},
-	{"log rows undone by ROLLBACK TO are not missed", "internal/shim/capture.c",
+	{"log rows undone by ROLLBACK TO are not missed", "internal/shim/capture_flush.c",
 		"if (rc != SQLITE_OK || max >= c->next_id - 1) return rc;", "if (rc != SQLITE_OK || max >= 0) return rc;", "./cdc"},
-	{"what the transaction logged of a row before is forgotten", "internal/shim/capture.c",
+	{"what the transaction logged of a row before is forgotten", "internal/shim/capture_flush.c",
 		"for (i = 0; i < n && c->nlogged > 0; i++) {", "for (i = 0; i < n && c->nlogged > 1000000; i++) {", "./cdc"},
-	{"deletes are not logged first", "internal/shim/capture.c",
+	{"deletes are not logged first", "internal/shim/capture_flush.c",
 		"for (i = 0; i < n && (any_gone || c->rekey) && rc == SQLITE_OK; i++) {", "for (i = 0; i < 0; i++) {", "./cdc"},
-	{"commits behind the session's back pass", "internal/shim/capture.c",
+	{"commits behind the session's back pass", "internal/shim/capture_hooks.c",
 		"if (c->commit_ok && !c->poisoned) return 0;", "return 0;", "./cdc"},
 
 	// Mutations and replay: cdc

@@ -1,5 +1,5 @@
 /*
-** capture.h: what capture.c offers to capture.go. See capture.c.
+** capture.h: what capture.c and capture_*.c offer to capture.go. See capture.c.
 */
 #ifndef TS_CAPTURE_H
 #define TS_CAPTURE_H
