@@ -808,3 +808,20 @@ func TestReplayErrorHalts(t *testing.T) {
 		}
 	})
 }
+
+// TestPullFirstTwice: a push may need a pull to tell what is pending, and, since it finds
+// its watermark gone then, another.
+func TestPullFirstTwice(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.replica.commit(1)
+		w.replica.pullFirst, w.replica.known, w.replica.watermark = true, true, 0
+		w.start(Config{Push: PushManual, Pull: PullManual})
+		if err := w.loop.Push(w.Context()); err != nil {
+			t.Errorf("Push: %v", err)
+		}
+		w.remote.each(1)
+		if n := w.remote.count(&w.remote.pulls); n != 2 {
+			t.Errorf("%d pulls, want 2", n)
+		}
+	})
+}

@@ -97,17 +97,22 @@ func (l *Loop) pushFailed(err error) error {
 	return err
 }
 
+// pullsFirst bounds the pulls of one push. There may be two reasons for one: the
+// replica cannot tell what is pending, and, when it can, what is pending may not fit.
+const pullsFirst = 3
+
 // pushBatches pushes until what was committed when it began is on the remote.
 func (l *Loop) pushBatches(ctx context.Context) error {
-	pulled := false
+	pulls := 0
 	var target cdc.ID // 0: not known yet
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		done, err := l.pushOne(ctx, &target)
-		if errors.Is(err, ErrPullFirst) && !pulled {
-			pulled, target = true, 0
+		if errors.Is(err, ErrPullFirst) && pulls < pullsFirst {
+			pulls++
+			target = 0
 			err = l.pullOnce(ctx, false)
 		}
 		if done || err != nil {
