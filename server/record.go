@@ -246,7 +246,7 @@ func readRecord(file string) (*record, error) {
 // it again drops SQLite's locks (https://sqlite.org/howtocorrupt.html, 2.2).
 // Nil means that the file system does not keep such times.
 func markFile(name string) (*fileMark, error) {
-	t := time.Now().Truncate(time.Millisecond).Add(time.Duration(rand.IntN(1e6)))
+	t := fault.Now().Truncate(time.Millisecond).Add(time.Duration(rand.IntN(1e6)))
 	if err := fault.At("history.mark"); err != nil {
 		return nil, err
 	}

@@ -122,3 +122,14 @@ func BenchmarkAt(b *testing.B) {
 		}
 	}
 }
+
+func TestClock(t *testing.T) {
+	restore := fault.SetClock(-time.Hour)
+	if d := time.Since(fault.Now()); d < time.Hour || d > 2*time.Hour {
+		t.Errorf("the clock is %v behind, want an hour", d)
+	}
+	restore()
+	if d := time.Since(fault.Now()); d > time.Hour/2 {
+		t.Errorf("the clock is %v behind, want none", d)
+	}
+}
