@@ -48,7 +48,7 @@ func generateBackground(seed uint64) script {
 		weight int
 	}{
 		{"commit", 40}, {"wait", 40}, {"crash", 3}, {"power", 2}, {"reopen", 3}, {"offline", 4}, {"online", 6}, {"restart", 2}, {"kill", 2},
-		{"remote", 4}, {"deliver", 4}, {"huge", 1}, {"tiny", 1}, {"foreign", 2}, {"check", 10}, {"checkpoint", 3}, {"push", 3}, {"pull", 3},
+		{"remote", 4}, {"deliver", 4}, {"huge", 1}, {"tiny", 1}, {"foreign", 2}, {"check", 10}, {"checkpoint", 3}, {"push", 3}, {"pull", 3}, {"clock", 3},
 	}
 	total := 0
 	for _, k := range kinds {
@@ -134,6 +134,9 @@ func (w *world) autoStep(x step) error {
 		r.net.mu.Lock()
 		r.net.offline = x.Kind == "offline"
 		r.net.mu.Unlock()
+		return nil
+	case "clock":
+		w.setClock(rnd)
 		return nil
 	case "check":
 		return w.checkAll()

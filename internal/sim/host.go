@@ -240,6 +240,9 @@ func (w *world) tap() error {
 
 // query runs statements on the server in one transaction, past the network.
 func (w *world) query(texts ...string) error {
+	if w.host.srv == nil {
+		return w.queryFile(texts)
+	}
 	b := []byte(`{"baton":null,"requests":[{"type":"batch","batch":{"steps":[`)
 	texts = append(append([]string{"BEGIN IMMEDIATE"}, texts...), "COMMIT")
 	for i, text := range texts {
@@ -276,4 +279,24 @@ func (w *world) query(texts ...string) error {
 		}
 	}
 	return nil
+}
+
+// queryFile runs statements in one transaction on the file of a server that is stopped.
+func (w *world) queryFile(texts []string) error {
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(w.host.dir, remoteName)+"?mode=rw&_busy_timeout=1000")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	tx, err := db.Begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	for _, text := range texts {
+		if _, err := tx.Exec(text); err != nil {
+			return fmt.Errorf("remote: %w", err)
+		}
+	}
+	return tx.Commit()
 }

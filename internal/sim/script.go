@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tursosync/tursosync"
+	"github.com/tursosync/tursosync/internal/fault"
 	"github.com/tursosync/tursosync/internal/faultfs"
 )
 
@@ -89,6 +90,7 @@ func generate(seed uint64) script {
 		{"commit", 30}, {"push", 14}, {"pull", 14}, {"sync", 8}, {"checkpoint", 4}, {"reopen", 3}, {"crash", 3}, {"power", 3}, {"read", 3}, {"unread", 3},
 		{"deliver", 4}, {"huge", 1}, {"tiny", 2}, {"restart", 2}, {"kill", 2}, {"remote", 4}, {"sleep", 2}, {"foreign", 2}, {"rebootstrap", 1},
 		{"backup", 1}, {"stale", 1}, {"unstale", 1}, {"compact", 2}, {"requeue", 2}, {"discard", 1}, {"copy", 2}, {"restore", 1}, {"clone", 1}, {"back", 1},
+		{"clock", 3}, {"visit", 1}, {"tamper", 1},
 	}
 	total := 0
 	for i, k := range kinds {
@@ -193,6 +195,7 @@ func (s script) run(root string, trace func(string, ...any)) (st stats, err erro
 		}
 	}()
 	w.stats.seeds = 1
+	defer fault.SetClock(0)()
 	if s.Auto {
 		w.auto = &autoConfig{seed: s.Seed}
 		return w.stats, s.background(w)
@@ -242,7 +245,7 @@ func (w *world) step(x step) error {
 		return err
 	}
 	switch x.Kind {
-	case "commit", "read", "unread", "copy", "sleep", "huge", "tiny", "foreign":
+	case "commit", "read", "unread", "copy", "sleep", "huge", "tiny", "foreign", "clock", "visit":
 		return nil
 	}
 	return w.checkRemote()
@@ -341,6 +344,12 @@ func (w *world) do(x step, r *replica, rnd *rand.Rand) error {
 		return w.remote(rnd)
 	case "sleep":
 		time.Sleep(time.Duration(rnd.IntN(48)) * time.Hour)
+	case "clock":
+		w.setClock(rnd)
+	case "visit":
+		return w.visit(r, rnd)
+	case "tamper":
+		return w.tamper(rnd)
 	case "backup":
 		return w.backUpServer()
 	case "stale":

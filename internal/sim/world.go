@@ -81,7 +81,8 @@ type world struct {
 	lastSer int
 	owners  int
 
-	faulty bool // an operation of the step may fail by itself
+	clock  time.Duration // how far the wall clock is off
+	faulty bool          // an operation of the step may fail by itself
 	stats  stats
 	trace  func(format string, args ...any)
 	err    error // the first that nobody could be told
