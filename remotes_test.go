@@ -61,6 +61,7 @@ var notAgainst = []struct{ test, remote, why string }{
 	{"TestTwoCopies", "program", "as TestRestoredFiles"},
 	{"TestHalt", "program", "decisions on the side of the replica"},
 	{"TestHaltEndToEnd", "program", "as TestHalt"},
+	{"TestHistories", "program", "what replicas do; the server's part is the same in process"},
 	{"TestBootstrapInChunks", "program", "48 MB, twice; the server sends them the same way in process"},
 }
 
