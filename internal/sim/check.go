@@ -73,7 +73,7 @@ func (w *world) checkStatus(r *replica) error {
 			missing++
 		}
 	}
-	if missing > 0 && r.wary == 0 && st.PendingChanges == 0 {
+	if missing > 0 && r.wary == 0 && !r.adopting && st.PendingChanges == 0 {
 		return &violation{fmt.Sprintf("%s says that nothing is pending, but the remote lacks %d of its transactions, the first %s", r.name, missing, first(r.pending, func(t *txn) bool { return !w.has(t) }))}
 	}
 	if int(st.Rejected) != len(r.rejected) {

@@ -40,6 +40,8 @@ type txn struct {
 	// foreign: written by another program; the replica need not know of it before it
 	// pushes or pulls.
 	foreign bool
+	// adopted: all that a file held before it became a replica.
+	adopted bool
 }
 
 func (t *txn) String() string { return t.token }

@@ -55,12 +55,16 @@ type script struct {
 	Fixed      bool  // nobody changes the schema
 	Auto       bool  // replicas sync by themselves, in simulated time
 	Seed       uint64
+	First      *step `json:",omitempty"` // the first replica is a file full of rows
 	Steps      []step
 }
 
 func (s script) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "replicas %d, server checkpoints at %d\n", s.Replicas, s.Checkpoint)
+	if s.First != nil {
+		fmt.Fprintf(&b, "first: %v\n", *s.First)
+	}
 	for _, x := range s.Steps {
 		fmt.Fprintln(&b, x)
 	}
@@ -90,7 +94,7 @@ func generate(seed uint64) script {
 		{"commit", 30}, {"push", 14}, {"pull", 14}, {"sync", 8}, {"checkpoint", 4}, {"reopen", 3}, {"crash", 3}, {"power", 3}, {"read", 3}, {"unread", 3},
 		{"deliver", 4}, {"huge", 1}, {"tiny", 2}, {"restart", 2}, {"kill", 2}, {"remote", 4}, {"sleep", 2}, {"foreign", 2}, {"rebootstrap", 1},
 		{"backup", 1}, {"stale", 1}, {"unstale", 1}, {"compact", 2}, {"requeue", 2}, {"discard", 1}, {"copy", 2}, {"restore", 1}, {"clone", 1}, {"back", 1},
-		{"clock", 3}, {"visit", 1}, {"tamper", 1},
+		{"clock", 3}, {"visit", 1}, {"tamper", 1}, {"adopt", 1},
 	}
 	total := 0
 	for i, k := range kinds {
@@ -129,6 +133,9 @@ func generate(seed uint64) script {
 				}
 			}
 		}
+		if x.Kind == "adopt" {
+			adoptFaults(rnd, &x, trouble+3)
+		}
 		s.Steps = append(s.Steps, x)
 		// What was left unfinished meets the next fault, with news from the remote.
 		for x.At.Kind != "" && x.Kind != "commit" && x.Kind != "huge" && rnd.IntN(2) == 0 {
@@ -142,7 +149,28 @@ func generate(seed uint64) script {
 			s.Steps = append(s.Steps, step{Kind: "remote", Seed: rnd.Uint64(), N: 1}, x)
 		}
 	}
+	if rnd.IntN(5) == 0 {
+		s.First = &step{Kind: "adopt", Seed: rnd.Uint64(), N: rnd.IntN(4)}
+		adoptFaults(rnd, s.First, trouble+3)
+	}
 	return s
+}
+
+// adoptFaults lets things go wrong while a file is adopted.
+func adoptFaults(rnd *rand.Rand, x *step, trouble int) {
+	kinds := []string{"crash", "crash", "power", "power", "full", "fail", "io", "io"}
+	for _, a := range []*at{&x.At, &x.Again} {
+		if rnd.IntN(10) >= trouble {
+			continue
+		}
+		*a = someAt(rnd, kinds...)
+		if a.Kind != "io" && a.Point != "*" && rnd.IntN(2) == 0 {
+			*a = at{a.Kind, adoptPoints[rnd.IntN(len(adoptPoints))], 1}
+		}
+	}
+	if rnd.IntN(10) < trouble {
+		x.Net = append(x.Net, netFault{rnd.IntN(3), netKinds[rnd.IntN(len(netKinds))], someSize(rnd)})
+	}
 }
 
 func someAt(rnd *rand.Rand, kinds ...string) at {
@@ -179,7 +207,7 @@ func someSize(rnd *rand.Rand) int {
 // run runs a script in a folder, and returns what went wrong.
 func (s script) run(root string, trace func(string, ...any)) (st stats, err error) {
 	w := newWorld(root, trace)
-	w.serverCheckpoint, w.fixed = s.Checkpoint, s.Fixed
+	w.serverCheckpoint, w.fixed, w.first = s.Checkpoint, s.Fixed, s.First
 	defer func() {
 		// A step may fail in the middle: close what there is, so that nothing goes on.
 		e := w.tearDown()
@@ -344,6 +372,8 @@ func (w *world) do(x step, r *replica, rnd *rand.Rand) error {
 		return w.remote(rnd)
 	case "sleep":
 		time.Sleep(time.Duration(rnd.IntN(48)) * time.Hour)
+	case "adopt":
+		return w.adopt(ctx, x, rnd)
 	case "clock":
 		w.setClock(rnd)
 	case "visit":

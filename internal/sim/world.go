@@ -68,7 +68,8 @@ type world struct {
 
 	ready            bool // the tables are there
 	serverCheckpoint int64
-	fixed            bool // nobody changes the schema
+	fixed            bool  // nobody changes the schema
+	first            *step // how the first replica is made of a file
 
 	txns     map[string]*txn // by token
 	onRemote map[string]bool // tokens
@@ -126,6 +127,10 @@ type replica struct {
 	// wary: files went back in time. The next pull finds out (2), and the push after it
 	// what the remote has lost (1).
 	wary int
+	// existing says what becomes of a file that is full of rows when it is opened for
+	// the first time; adopting: base does not say yet that it has.
+	existing tursosync.Existing
+	adopting bool
 }
 
 // copied is a copy of a replica's files, with what the model knew.
@@ -221,7 +226,7 @@ func (r *replica) open() error {
 	cfg := tursosync.Config{
 		Path: filepath.Join(r.dir, liveName), URL: "http://sim.test", AuthToken: "secret-token",
 		Options: map[string][]string{"_foreign_keys": {"1"}, "_busy_timeout": {"2000"}},
-		Sync:    tursosync.SyncManual, ClientName: r.name, HTTPClient: &http.Client{Transport: r.net},
+		Sync:    tursosync.SyncManual, ClientName: r.name, Existing: r.existing, HTTPClient: &http.Client{Transport: r.net},
 	}
 	if r.w.auto != nil {
 		r.w.auto.configure(r, &cfg)
@@ -291,7 +296,12 @@ func (w *world) setUp(n int) error {
 		return err
 	}
 	w.host.sums[w.host.model.sum()] = 0
-	for i := range n {
+	if w.first != nil {
+		if err := w.firstAdopted(*w.first); err != nil {
+			return err
+		}
+	}
+	for i := len(w.replicas); i < n; i++ {
 		r, err := w.addReplica("")
 		if err != nil {
 			return err
@@ -316,7 +326,15 @@ func (w *world) setUp(n int) error {
 		}
 	}
 	w.ready = true
-	return w.tap()
+	if err := w.tap(); err != nil || w.first == nil {
+		return err
+	}
+	for _, r := range w.replicas {
+		if err := w.checkReplica(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tearDown closes everything. Its errors matter: it is how programs end.
@@ -564,6 +582,8 @@ func (w *world) settlePower(r *replica) error {
 			}
 			lost = t
 			w.gone[t.token] = true
+		case lost != nil && lost.adopted:
+			return &violation{fmt.Sprintf("%s has lost with the power what its file held before it was a replica", r.name)}
 		case lost != nil && !t.foreign && !lost.foreign:
 			return &violation{fmt.Sprintf("%s has lost %s with the power, but not the later %s", r.name, lost, t)}
 		default:
@@ -714,6 +734,10 @@ func (w *world) learn(r *replica, live state) (base state, err error) {
 		token, _ := row["token"].(string)
 		r.seen[token] = true
 	}
+	if err := w.learnAdopted(r, base, live); err != nil {
+		return nil, err
+	}
+	r.pending = w.without(r.pending)
 	had := map[string]bool{}
 	for _, row := range live["journal"] {
 		token, _ := row["token"].(string)
