@@ -95,7 +95,7 @@ func (cfg *Config) permission(ctx context.Context, database, token string) (Perm
 	switch {
 	case cfg.Permit != nil:
 		p, err := cfg.Permit(ctx, database, token)
-		if err == nil && p == nil {
+		if err == nil && (p == nil || p == Permission(NoAccess)) {
 			err = errors.New("the token permits nothing here")
 		}
 		return p, err

@@ -27,6 +27,8 @@ func TestPermit(t *testing.T) {
 			return ReadWrite, nil
 		case token == "some":
 			return noSecrets{}, nil
+		case token == "none":
+			return NoAccess, nil
 		case token == "other":
 			return nil, &DeniedError{Status: 403, Message: "not this database"}
 		}
@@ -45,6 +47,8 @@ func TestPermit(t *testing.T) {
 		{"pull", "/pull-updates", "some", "", 403, "pages carry every table"},
 		{"pull all", "/pull-updates", "all", "", 200, ""},
 		{"other", "/v2/pipeline", "other", "SELECT 1", 403, "not this database"},
+		{"no access", "/v2/pipeline", "none", "SELECT 1", 401, "permits nothing"},
+		{"pull without access", "/pull-updates", "none", "", 401, "permits nothing"},
 		{"nobody", "/v2/pipeline", "", "SELECT 1", 401, "permits nothing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
