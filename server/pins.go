@@ -517,7 +517,11 @@ func (h *history) pinned(revision string, seq uint64) *pin {
 func (h *history) kept(at int64, image []byte) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.pins.read(at, image)
+	err := h.pins.read(at, image)
+	if errors.Is(err, errPins) {
+		h.unpin(err) // who asks again is told that the revision is gone, and starts anew
+	}
+	return err
 }
 
 // unpin gives up all pins.

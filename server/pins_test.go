@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -320,6 +321,47 @@ func TestPinsFile(t *testing.T) {
 	t.Logf("%d pages held, %d gone", held, gone)
 	if held == 0 || gone == 0 {
 		t.Error("one of the two was not tried")
+	}
+}
+
+// TestPinsDamagedImage shows that a kept page which turns out to be damaged ends the
+// pins: the client is told to start anew, rather than cut off for ever.
+func TestPinsDamagedImage(t *testing.T) {
+	s := openServer(t, Config{})
+	exec(t, s, seedTable...)
+	whole := partial(t, s)
+	exec(t, s, "UPDATE t SET v = v + 1 WHERE id BETWEEN 1 AND 40")
+	if err := s.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	pins := s.history.pins
+	if len(pins.kept) == 0 {
+		t.Fatal("no page is kept")
+	}
+	for no, list := range pins.kept {
+		f, err := os.OpenFile(pins.file, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte("damage"), list[0].at+pinsHead+100); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var c client
+		err = c.pull(s, wire.PullRequest{ServerRevision: whole.revision, Selector: selectorOf(t, no)})
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("a damaged page = %v, want an answer that is cut off", err)
+		}
+		if load(t, s, &whole, no) {
+			t.Error("the revision of a damaged page is still held")
+		}
+		break
+	}
+	next := partial(t, s)
+	if !load(t, s, &next, 2) {
+		t.Error("a new revision is not held")
 	}
 }
 
