@@ -71,6 +71,7 @@ type Fleet struct {
 
 	mu      sync.Mutex // guards what follows; never held while a file is touched
 	closed  bool
+	drained bool               // Drain was called
 	members map[string]*member // those that have been used
 	open    int                // members with a server, or about to get one
 	// trimming tells that a goroutine closes those that are too many.
@@ -138,6 +139,7 @@ func OpenFleet(cfg FleetConfig) (*Fleet, error) {
 func (f *Fleet) Drain() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.drained = true
 	for _, m := range f.members {
 		if m.server != nil {
 			m.server.Drain()
@@ -179,6 +181,13 @@ func (f *Fleet) Close() error {
 var nameRule = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
 func (f *Fleet) file(name string) string { return filepath.Join(f.cfg.Dir, name+".db") }
+
+// database is how a database is served.
+func (f *Fleet) database(name string) Config {
+	cfg := f.cfg.Database
+	cfg.File, cfg.Name, cfg.Logger = f.file(name), name, cfg.Logger.With("database", name)
+	return cfg
+}
 
 // exists tells whether a database's file is there.
 func (f *Fleet) exists(name string) error {
@@ -239,17 +248,31 @@ func (f *Fleet) member(name string) (*member, error) {
 	return m, nil
 }
 
+// take returns the entry of a name, whose turn the caller has then to give back. Close
+// waits for it.
+func (f *Fleet) take(name string) (*member, error) {
+	m, err := f.member(name)
+	if err != nil {
+		return nil, err
+	}
+	m.turn.Lock()
+	if _, err := f.member(name); err != nil { // closed meanwhile
+		m.turn.Unlock()
+		return nil, err
+	}
+	return m, nil
+}
+
 // Create makes an empty database. Errors are ErrName, ErrExists and those of
 // files.
 func (f *Fleet) Create(name string) error {
 	if !nameRule.MatchString(name) {
 		return fmt.Errorf("create database %q: %w", name, ErrName)
 	}
-	m, err := f.member(name)
+	m, err := f.take(name)
 	if err != nil {
 		return err
 	}
-	m.turn.Lock()
 	defer m.turn.Unlock()
 	switch err := f.exists(name); {
 	case err == nil:
@@ -264,9 +287,7 @@ func (f *Fleet) Create(name string) error {
 	if err := removeDatabase(f.file(name)); err != nil {
 		return fmt.Errorf("create database %s: %w", name, err)
 	}
-	cfg := f.cfg.Database
-	cfg.File, cfg.Name = f.file(name), name
-	s, err := Open(cfg)
+	s, err := Open(f.database(name))
 	if err == nil {
 		err = s.Close()
 	}
@@ -283,11 +304,10 @@ func (f *Fleet) Delete(name string) error {
 	if err := f.exists(name); err != nil {
 		return fmt.Errorf("delete database %q: %w", name, err)
 	}
-	m, err := f.member(name)
+	m, err := f.take(name)
 	if err != nil {
 		return err
 	}
-	m.turn.Lock()
 	defer m.turn.Unlock()
 	if err := f.exists(name); err != nil {
 		return fmt.Errorf("delete database %s: %w", name, err)
@@ -363,11 +383,10 @@ func (f *Fleet) reopen(name string) (*Server, error) {
 	if err := f.exists(name); err != nil {
 		return nil, err // and no member is kept for a name that was made up
 	}
-	m, err := f.member(name)
+	m, err := f.take(name)
 	if err != nil {
 		return nil, err
 	}
-	m.turn.Lock()
 	defer m.turn.Unlock()
 	if s := f.opened(name); s != nil {
 		return s, nil // another request was first
@@ -383,14 +402,15 @@ func (f *Fleet) reopen(name string) (*Server, error) {
 	f.open++
 	f.trim()
 	f.mu.Unlock()
-	cfg := f.cfg.Database
-	cfg.File, cfg.Name = f.file(name), name
-	s, err := Open(cfg)
+	s, err := Open(f.database(name))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
 		f.open--
 		return nil, err
+	}
+	if f.drained {
+		s.Drain()
 	}
 	m.server = s
 	m.users++

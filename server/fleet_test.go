@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -278,6 +279,60 @@ func TestFleetRefusals(t *testing.T) {
 			_ = f.Close()
 			t.Errorf("OpenFleet(%+v) succeeded", cfg)
 		}
+	}
+}
+
+// TestFleetDrain shows that a long poll does not outlive Drain, not even one of a
+// database that is opened afterwards.
+func TestFleetDrain(t *testing.T) {
+	f := openFleet(t, FleetConfig{})
+	for _, name := range []string{"early", "late"} {
+		if err := f.Create(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	poll := func(name string, c *client) time.Duration {
+		t.Helper()
+		begun := time.Now()
+		req := wire.PullRequest{ClientRevision: c.revision, LongPollMillis: 30_000}
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.serve(w, r, name, r.URL.Path) })
+		if err := c.pullFrom(h, req); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(begun)
+	}
+	var early, late client
+	poll("early", &early)
+	poll("late", &late)
+	f.closeAllIdle()
+	f.Drain()
+	if d := poll("late", &late); d > 10*time.Second {
+		t.Errorf("a long poll after Drain took %v", d)
+	}
+	if d := poll("early", &early); d > 10*time.Second {
+		t.Errorf("a long poll after Drain took %v", d)
+	}
+}
+
+// TestFleetLog shows that what is logged names the database.
+func TestFleetLog(t *testing.T) {
+	var b bytes.Buffer
+	f := openFleet(t, FleetConfig{Logger: slog.New(slog.NewTextHandler(&b, nil))})
+	if err := f.Create("shop"); err != nil {
+		t.Fatal(err)
+	}
+	// A record that cannot be read is worth a warning of the database's server.
+	if err := os.WriteFile(f.file("shop")+historySuffix, []byte("junk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	firstValue(t, f, "http://x/db/shop", "SELECT 1")
+	for line := range strings.Lines(b.String()) {
+		if !strings.Contains(line, "database=shop") {
+			t.Errorf("logged without the database: %s", line)
+		}
+	}
+	if !strings.Contains(b.String(), `"read history"`) {
+		t.Errorf("logged %q, want a warning about the history", &b)
 	}
 }
 
