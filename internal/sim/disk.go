@@ -16,7 +16,8 @@ import (
 // power is back, in part, or not at all.
 //
 // Files are known by inode, since a rename moves a content under another name.
-// SQLite syncs the folder of a file that it has made along with the file.
+// SQLite syncs the folder of a WAL or journal that it has made along with the file, and
+// with it whatever else became of the names in there.
 type disk struct {
 	mu      sync.Mutex
 	content map[uint64][]byte
@@ -61,7 +62,10 @@ func (d *disk) synced(path string, sqlite bool) {
 		return
 	}
 	d.content[ino] = b
-	if sqlite {
+	switch made := d.names[dir][name] != ino; {
+	case sqlite && made && (strings.HasSuffix(name, "-wal") || strings.HasSuffix(name, "-journal")):
+		d.names[dir] = list(dir)
+	case sqlite:
 		d.names[dir][name] = ino
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -47,7 +48,16 @@ func (w *world) handler() http.Handler {
 }
 
 func (w *world) startServer(dir string) error {
-	srv, err := server.Open(server.Config{File: filepath.Join(dir, remoteName), NoSync: true, CheckpointBytes: w.serverCheckpoint})
+	if w.serverPower {
+		// What is found on disk at a start is there for good.
+		if w.host.dir != "" && w.host.dir != dir {
+			w.disk.drop(w.host.dir)
+		}
+		if err := w.disk.adopt(dir); err != nil {
+			return err
+		}
+	}
+	srv, err := server.Open(server.Config{File: filepath.Join(dir, remoteName), NoSync: !w.serverPower, CheckpointBytes: w.serverCheckpoint})
 	if err != nil {
 		return fmt.Errorf("start server: %w", err)
 	}
@@ -83,13 +93,24 @@ func (w *world) restartServer() error {
 	return w.startServer(w.host.dir)
 }
 
-// killServer goes on from a copy of the files as they are at this moment.
-func (w *world) killServer() error {
-	dir, err := w.newDir("server")
-	if err != nil {
-		return err
+// serverFiles makes a folder with what a server finds that died at this moment, alone or
+// with its machine.
+func (w *world) serverFiles(power bool, rnd *rand.Rand) (dir string, err error) {
+	if dir, err = w.newDir("server"); err != nil {
+		return "", err
 	}
-	if err := copyFiles(dir, w.host.dir); err != nil {
+	if power && w.serverPower {
+		return dir, w.disk.powerLoss(dir, w.host.dir, rnd)
+	}
+	return dir, copyFiles(dir, w.host.dir)
+}
+
+// killServer goes on from the files as they are at this moment, or as they are when
+// the power is back. All pushes that the model knows of were answered, or are on disk
+// all the same.
+func (w *world) killServer(power bool, rnd *rand.Rand) error {
+	dir, err := w.serverFiles(power, rnd)
+	if err != nil {
 		return err
 	}
 	if err := w.stopServer(); err != nil {

@@ -180,7 +180,7 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	case netRestart, netKill:
 		in.discard()
 		if f.Kind == netKill {
-			err = w.killServer()
+			err = w.killServer(f.N%2 == 0, rand.New(rand.NewPCG(uint64(f.N), 4)))
 		} else {
 			err = w.restartServer()
 		}

@@ -55,6 +55,7 @@ type script struct {
 	Fixed      bool  // nobody changes the schema
 	Auto       bool  // replicas sync by themselves, in simulated time
 	Seed       uint64
+	Power      bool  `json:",omitempty"` // the server's machine may lose power
 	First      *step `json:",omitempty"` // the first replica is a file full of rows
 	Steps      []step
 }
@@ -94,11 +95,15 @@ func generate(seed uint64) script {
 		{"commit", 30}, {"push", 14}, {"pull", 14}, {"sync", 8}, {"checkpoint", 4}, {"reopen", 3}, {"crash", 3}, {"power", 3}, {"read", 3}, {"unread", 3},
 		{"deliver", 4}, {"huge", 1}, {"tiny", 2}, {"restart", 2}, {"kill", 2}, {"remote", 4}, {"sleep", 2}, {"foreign", 2}, {"rebootstrap", 1},
 		{"backup", 1}, {"stale", 1}, {"unstale", 1}, {"compact", 2}, {"requeue", 2}, {"discard", 1}, {"copy", 2}, {"restore", 1}, {"clone", 1}, {"back", 1},
-		{"clock", 3}, {"visit", 1}, {"tamper", 1}, {"adopt", 1},
+		{"clock", 3}, {"visit", 1}, {"tamper", 1}, {"adopt", 1}, {"cut", 3},
 	}
 	total := 0
 	for i, k := range kinds {
 		switch k.kind {
+		case "cut":
+			if s.Power = rnd.IntN(3) == 0; !s.Power {
+				kinds[i].weight = 0
+			}
 		case "restore", "clone", "back", "stale":
 			if !restores {
 				kinds[i].weight = 0
@@ -123,6 +128,9 @@ func generate(seed uint64) script {
 		case "push", "pull", "sync", "checkpoint", "reopen", "crash", "power":
 			if rnd.IntN(10) < trouble {
 				x.At = someAt(rnd, "crash", "crash", "power", "power", "full", "fail", "commit", "io", "io", "kill", "break")
+				if s.Power && x.At.Kind == "kill" {
+					x.At.Kind = "cut"
+				}
 			}
 			if rnd.IntN(3) == 0 {
 				x.Again = someAt(rnd, "crash", "power", "fail", "io")
@@ -182,7 +190,7 @@ func someAt(rnd *rand.Rand, kinds ...string) at {
 			a.N = 1 + rnd.IntN(40)
 		}
 		return a
-	case "kill", "break":
+	case "kill", "cut", "break":
 		a.Point, a.N = "*", 1+rnd.IntN(8)
 		return a
 	}
@@ -230,7 +238,7 @@ func (s script) run(root string, trace func(string, ...any)) (st stats, err erro
 	}
 	if strings.HasPrefix(root, "/dev/shm/") {
 		// There inodes are not used again.
-		w.disk = newDisk()
+		w.disk, w.serverPower = newDisk(), s.Power
 		stop, err := faultfs.Watch(w.disk.synced)
 		if err != nil {
 			return w.stats, err
@@ -366,8 +374,8 @@ func (w *world) do(x step, r *replica, rnd *rand.Rand) error {
 		return w.decide(ctx, x.Kind, r, rnd)
 	case "restart":
 		return w.restartServer()
-	case "kill":
-		return w.killServer()
+	case "kill", "cut":
+		return w.killServer(x.Kind == "cut", rnd)
 	case "remote":
 		return w.remote(rnd)
 	case "sleep":

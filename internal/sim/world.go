@@ -68,6 +68,7 @@ type world struct {
 
 	ready            bool // the tables are there
 	serverCheckpoint int64
+	serverPower      bool  // its machine may lose power, so that it syncs what it writes
 	fixed            bool  // nobody changes the schema
 	first            *step // how the first replica is made of a file
 
@@ -368,6 +369,7 @@ var errDisk = errors.New("sim: no space left on device")
 //	commit the application commits
 //	io     an operation on a file fails; Point says how
 //	kill   the server's process dies
+//	cut    its machine does
 //	break  the server fails
 type at struct {
 	Kind  string
@@ -387,7 +389,7 @@ func (w *world) during(r *replica, a at, fn func() error) (crashed string, hit b
 		hit, err := w.failFile(r, a, fn)
 		return "", hit, err
 	}
-	if a.Kind == "kill" || a.Kind == "break" {
+	if a.Kind == "kill" || a.Kind == "cut" || a.Kind == "break" {
 		hit, err, after := w.failServer(a, fn)
 		return "", hit, errors.Join(err, after)
 	}
@@ -491,9 +493,7 @@ func (w *world) failServer(a at, fn func() error) (hit bool, err, after error) {
 			return errDisk
 		}
 		var e error
-		if dir, e = w.newDir("server"); e == nil {
-			e = copyFiles(dir, w.host.dir)
-		}
+		dir, e = w.serverFiles(a.Kind == "cut", rand.New(rand.NewPCG(uint64(a.N), 5)))
 		w.host.dead = true
 		if e != nil {
 			w.report(e)
