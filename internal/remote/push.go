@@ -341,11 +341,16 @@ func (r *Remote) batch(ctx context.Context, op string, body []byte) (*wire.Batch
 		// Errors of steps are reported at the steps; so this one is of the
 		// connection, and says nothing about how far the batch came.
 		return nil, &Error{Op: op, Kind: sqlKind(res.Error.Message, res.Error.Code), Outcome: Unknown,
-			Status: 200, Message: clean(res.Error.Message, ""), Code: clean(res.Error.Code, ""), Mutation: -1}
+			Status: 200, Message: clean(res.Error.Message, a.token), Code: clean(res.Error.Code, a.token), Mutation: -1}
 	case res.Type == wire.ResultOK && res.Response != nil && res.Response.Type == wire.TypeBatch:
 		var out wire.BatchResult
 		if err := json.Unmarshal(res.Response.Result, &out); err != nil {
 			return nil, strange(op, "the result of the batch cannot be read: %v", err)
+		}
+		for _, e := range out.StepErrors {
+			if e != nil {
+				e.Message = redact(e.Message, a.token)
+			}
 		}
 		return &out, nil
 	}

@@ -397,8 +397,31 @@ func TestTokenSecrecy(t *testing.T) {
 		http.Error(w, "bad header: "+r.Header.Get("Authorization"), 400)
 	}))
 	defer echo.Close()
+	// It comes back in answers of status 200, too, and where what is long is cut.
+	answering := func(media string, body func(token string) string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", media)
+			_, _ = w.Write([]byte(body(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))))
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	request := answering("application/json", func(token string) string {
+		return `{"results":[{"type":"error","error":{"message":"token ` + token + ` is not known here"}}]}`
+	})
+	step := answering("application/json", func(token string) string {
+		none := strings.TrimSuffix(strings.Repeat("null,", 6), ",")
+		return `{"results":[{"type":"ok","response":{"type":"batch","result":{"step_results":[` + none +
+			`],"step_errors":[{"message":"token ` + token + ` is not known here"},null,null,null,null,null]}}}]}`
+	})
+	page := answering("text/html", func(token string) string {
+		return "<html><title>" + strings.Repeat("x", 60) + token + "</title></html>"
+	})
 	for _, c := range []struct{ url, token string }{
 		{echo.URL, secret},
+		{request, secret},
+		{step, secret},
+		{page, secret},
 		{echo.URL, secret + "\n"}, // not allowed in a header
 		{"http://127.0.0.1:1", secret},
 	} {
@@ -407,8 +430,8 @@ func TestTokenSecrecy(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = r.Push(context.Background(), syncer.Batch{ClientID: "c"})
-		if err == nil || strings.Contains(fmt.Sprintf("%v %+v %#v %s", err, err, err, remote.Judge(err).Reason), "secret") {
-			t.Errorf("error = %#v", err)
+		if err == nil || strings.Contains(fmt.Sprintf("%v %+v %#v %s", err, err, err, remote.Judge(err).Reason), secret[:10]) {
+			t.Errorf("%s: error = %#v", c.url, err)
 		}
 		if strings.Contains(r.String(), "secret") {
 			t.Errorf("String() = %s", r)

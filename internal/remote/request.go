@@ -35,6 +35,7 @@ type answer struct {
 	io.Reader
 	close func()
 	fault func(error) *Error // wraps what went wrong while reading
+	token string             // that was sent, and that no error may repeat
 }
 
 // errStalled is the cause of a request that nobody answers or moves on.
@@ -137,7 +138,7 @@ func (r *Remote) try(ctx context.Context, c call, token string) (*answer, error)
 		closeBody()
 		return nil, &Error{Op: c.op, Kind: Retry, Outcome: Unknown, Mutation: -1, bad: true, Status: resp.StatusCode, Message: msg, Err: err}
 	}
-	return &answer{Reader: body, close: closeBody, fault: func(err error) *Error {
+	return &answer{Reader: body, close: closeBody, token: token, fault: func(err error) *Error {
 		e := fault(err)
 		e.Status, e.bad = resp.StatusCode, garbled(err)
 		return e
@@ -289,7 +290,7 @@ func excerpt(resp *http.Response, body io.Reader, token string) string {
 		}
 	}
 	if strings.HasPrefix(text, "<") {
-		text = htmlPage + title(text)
+		text = htmlPage + title(redact(text, token))
 	}
 	if text == "" && resp.StatusCode != http.StatusOK {
 		text = strings.ToLower(http.StatusText(resp.StatusCode))
