@@ -65,6 +65,7 @@ type keySet struct {
 	now     func() time.Time
 	logger  *slog.Logger
 	ctx     context.Context // ends with the Verifier
+	where   string          // URL without a password, for the log
 	fetches sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows; not held during a fetch
@@ -108,7 +109,7 @@ func newKeySet(ctx context.Context, j JWKS, cfg Config) (*keySet, error) {
 		}
 		return nil
 	}
-	return &keySet{JWKS: j, client: client, now: cfg.Now, logger: cfg.Logger, ctx: ctx}, nil
+	return &keySet{JWKS: j, client: client, now: cfg.Now, logger: cfg.Logger, ctx: ctx, where: u.Redacted()}, nil
 }
 
 func orDefault(d *time.Duration, def time.Duration) {
@@ -187,7 +188,7 @@ func (s *keySet) begin(now time.Time) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err != nil {
-			s.logger.Warn("fetch JWKS", "url", s.URL, "error", err)
+			s.logger.Warn("fetch JWKS", "url", s.where, "error", err)
 		} else {
 			s.keys, s.fetched = keys, now
 		}

@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -16,6 +17,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -647,6 +649,21 @@ func TestJWKSTogether(t *testing.T) {
 	wg.Wait()
 	if n := p.fetches.Load(); n != 1 {
 		t.Errorf("fetches = %d, want 1", n)
+	}
+}
+
+// TestJWKSLog: a password in the address does not get into the log.
+func TestJWKSLog(t *testing.T) {
+	var b bytes.Buffer
+	v := newVerifier(t, auth.Config{Logger: slog.New(slog.NewTextHandler(&b, nil)), JWKS: []auth.JWKS{{URL: "http://user:secret@127.0.0.1:1/keys"}}})
+	if _, err := v.Verify(t.Context(), sign(t, keys().ed, auth.Claims{})); !errors.Is(err, auth.ErrUnavailable) {
+		t.Errorf("Verify = %v, want ErrUnavailable", err)
+	}
+	if err := v.Close(); err != nil { // it has ended, and logged
+		t.Fatal(err)
+	}
+	if s := b.String(); !strings.Contains(s, "fetch JWKS") || strings.Contains(s, "secret") {
+		t.Errorf("logged %q", s)
 	}
 }
 
