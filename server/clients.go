@@ -26,7 +26,10 @@ import (
 //
 // Which rows a statement wrote SQLite's update hook tells; before the next
 // statement, thus before COMMIT, it is looked whose they are.
-const watermarkTable = "turso_sync_last_change_id"
+
+// WatermarkTable is the table in which sync clients note how far they have pushed, by
+// its folded name.
+const WatermarkTable = "turso_sync_last_change_id"
 
 // Subject is a [Permission] of somebody in particular, by a name that stays the same
 // from token to token; empty: nobody's. See the package comment about rows of
@@ -38,7 +41,7 @@ type Subject interface {
 // marks tells whether the action is one on the rows of clients, and whether it is
 // one that is permitted there.
 func (c *conn) marks(a Action) (is, ok bool) {
-	if c.catalog == nil || len(a.Arg1) != len(watermarkTable) || a.Schema != "main" || foldName(a.Arg1) != watermarkTable {
+	if c.catalog == nil || len(a.Arg1) != len(WatermarkTable) || a.Schema != "main" || foldName(a.Arg1) != WatermarkTable {
 		return false, false
 	}
 	switch column := foldName(a.Arg2); a.Code {
@@ -51,7 +54,7 @@ func (c *conn) marks(a Action) (is, ok bool) {
 	}
 	ok = ok && !a.Replaces
 	if is && ok && c.db.Info().Autocommit {
-		c.missing = "right to write to " + watermarkTable + " outside of a transaction"
+		c.missing = "right to write to " + WatermarkTable + " outside of a transaction"
 		ok = false
 	}
 	return is, ok
@@ -64,7 +67,7 @@ func (c *conn) watch() {
 	}
 	c.marked = map[int64]bool{}
 	c.c.RegisterUpdateHook(func(_ int, schema, table string, rowid int64) {
-		if schema == "main" && foldName(table) == watermarkTable {
+		if schema == "main" && foldName(table) == WatermarkTable {
 			c.marked[rowid] = true
 		}
 	})
@@ -95,7 +98,7 @@ func (c *conn) checkMarks() error {
 func (c *conn) markedClients() (names []string, err error) {
 	c.own = true
 	defer func() { c.own = false }()
-	s, _, err := c.db.Prepare("SELECT client_id FROM main." + watermarkTable + " WHERE rowid = ?")
+	s, _, err := c.db.Prepare("SELECT client_id FROM main." + WatermarkTable + " WHERE rowid = ?")
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +115,7 @@ func (c *conn) markedClients() (names []string, err error) {
 		}
 		name, ok := s.Column(0).(string)
 		if !ok {
-			return nil, refuse("the client of a row in %s has no name", watermarkTable)
+			return nil, refuse("the client of a row in %s has no name", WatermarkTable)
 		}
 		names = append(names, name)
 	}
@@ -144,7 +147,7 @@ func (k *clients) claim(names []string, subject string) error {
 	for _, name := range names {
 		switch owner, ok := k.subject[name]; {
 		case ok && owner != subject:
-			return refuse("client %q in %s is that of another subject; nothing was changed", name, watermarkTable)
+			return refuse("client %q in %s is that of another subject; nothing was changed", name, WatermarkTable)
 		case !ok && subject != "":
 			fresh = append(fresh, name)
 		}

@@ -9,9 +9,6 @@ import (
 	"github.com/tursosync/tursosync/server"
 )
 
-// watermarkTable is where sync clients note what they have pushed.
-const watermarkTable = "turso_sync_last_change_id"
-
 // ANALYZE and REINDEX are not among go-sqlite3's constants.
 const (
 	sqliteCopy    = 0
@@ -95,7 +92,7 @@ func (r *Rights) data(a server.Action, table string) bool {
 		if r.bookkeeping(a) {
 			return true
 		}
-	case watermarkTable:
+	case server.WatermarkTable:
 		if r.syncs() && a.Code != sqlite3.SQLITE_DELETE && !a.Replaces {
 			return true
 		}
@@ -168,7 +165,7 @@ func (r *Rights) schema(a server.Action) bool {
 	switch a.Code {
 	case sqlite3.SQLITE_CREATE_TABLE:
 		switch fold(a.Arg1) {
-		case watermarkTable:
+		case server.WatermarkTable:
 			return r.syncs() || r.May(SchemaAdd, a.Arg1)
 		case "sqlite_sequence": // comes with the first AUTOINCREMENT
 			return r.some&SchemaAdd != 0
@@ -177,8 +174,8 @@ func (r *Rights) schema(a server.Action) bool {
 	case sqlite3.SQLITE_CREATE_VIEW:
 		return r.May(SchemaAdd, a.Arg1)
 	case sqlite3.SQLITE_CREATE_INDEX: // its columns are asked for as reads
-		auto := strings.HasPrefix(fold(a.Arg1), "sqlite_autoindex_"+watermarkTable)
-		return r.May(SchemaAdd, a.Arg2) || auto && fold(a.Arg2) == watermarkTable && r.syncs()
+		auto := strings.HasPrefix(fold(a.Arg1), "sqlite_autoindex_"+server.WatermarkTable)
+		return r.May(SchemaAdd, a.Arg2) || auto && fold(a.Arg2) == server.WatermarkTable && r.syncs()
 	case sqlite3.SQLITE_CREATE_TRIGGER:
 		return r.May(SchemaAdd, a.Arg2) && r.all&allData == allData
 	case sqlite3.SQLITE_DROP_TABLE, sqlite3.SQLITE_DROP_VIEW, sqliteDropV:
