@@ -190,7 +190,7 @@ func (c Config) checkReplica() error {
 	if c.URL == "" {
 		return c.checkLocal()
 	}
-	if _, err := parseURL(c.URL); err != nil {
+	if err := checkURL(c.URL); err != nil {
 		return err
 	}
 	if err := c.checkToken(); err != nil {
@@ -350,32 +350,29 @@ func oneOf[T ~string](key string, got T, allowed ...T) error {
 	return badConfig(key, "%q is none of %s", keyWithin(string(got)), strings.Join(names, ", "))
 }
 
-// parseURL checks the address of the remote and returns it with the scheme that
-// is spoken on the wire.
-func parseURL(raw string) (*url.URL, error) {
+// checkURL checks the address of the remote.
+func checkURL(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil {
 		// The parser's words repeat the text, which may hold a password.
-		return nil, badConfig(keyURL, "is not a valid URL")
+		return badConfig(keyURL, "is not a valid URL")
 	}
 	switch u.Scheme {
-	case "libsql", "turso":
-		u.Scheme = "https"
-	case "https", "http":
+	case "libsql", "turso", "https", "http":
 	case "ws", "wss":
-		return nil, badConfig(keyURL, "scheme %s: web sockets are not spoken here, use libsql:// or https://", u.Scheme)
+		return badConfig(keyURL, "scheme %s: web sockets are not spoken here, use libsql:// or https://", u.Scheme)
 	default:
-		return nil, badConfig(keyURL, "scheme %q is none of libsql, turso, https, http", keyWithin(u.Scheme))
+		return badConfig(keyURL, "scheme %q is none of libsql, turso, https, http", keyWithin(u.Scheme))
 	}
 	switch {
 	case u.Hostname() == "":
-		return nil, badConfig(keyURL, "has no host")
+		return badConfig(keyURL, "has no host")
 	case u.User != nil:
-		return nil, badConfig(keyURL, "holds a user or password: give the token as authToken")
+		return badConfig(keyURL, "holds a user or password: give the token as authToken")
 	case u.RawQuery != "" || u.ForceQuery:
-		return nil, badConfig(keyURL, "has a query: give settings beside the url, and escape '&' in it as %%26")
+		return badConfig(keyURL, "has a query: give settings beside the url, and escape '&' in it as %%26")
 	case u.Fragment != "":
-		return nil, badConfig(keyURL, "has a fragment")
+		return badConfig(keyURL, "has a fragment")
 	}
-	return u, nil
+	return nil
 }

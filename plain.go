@@ -50,9 +50,10 @@ func (s plainSession) ResetSession() error {
 	return err
 }
 
-// Close does nothing.
+// SetReadOnly does nothing: PRAGMA query_only is enough.
 func (s plainSession) SetReadOnly(bool) {}
 
+// Close does nothing.
 func (s plainSession) Close() error { return nil }
 
 // count returns the integer that a query yields.
