@@ -5,7 +5,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,18 +86,6 @@ func OpenFile(name string, flag int, perm os.FileMode) (*File, error) {
 
 // Open is os.Open.
 func Open(name string) (*File, error) { return OpenFile(name, os.O_RDONLY, 0) }
-
-// CreateTemp is os.CreateTemp.
-func CreateTemp(dir, pattern string) (*File, error) {
-	if err := ask(Op{Name: "open", Path: filepath.Join(dir, pattern)}); err != nil {
-		return nil, err
-	}
-	f, err := os.CreateTemp(dir, pattern)
-	if err != nil {
-		return nil, err
-	}
-	return &File{f}, nil
-}
 
 // Name is what the file was opened as.
 func (f *File) Name() string { return f.f.Name() }

@@ -110,16 +110,6 @@ func (n *Node) Open(opts ClientOptions) (*Client, error) {
 	return c, c.call("open", map[string]any{"options": opts}, nil)
 }
 
-// OpenClient is Open on a new process, and fails the test on an error.
-func OpenClient(t testing.TB, url string) *Client {
-	t.Helper()
-	c, err := StartNode(t).Open(ClientOptions{URL: url, ClientName: "official"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
 // Exec runs statements, separated by semicolons.
 func (c *Client) Exec(sql string) error { return c.call("exec", map[string]any{"sql": sql}, nil) }
 
