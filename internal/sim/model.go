@@ -29,6 +29,35 @@ type op struct {
 	table, key string
 	changed    row // the columns that an update changed; nil for an insert and a delete
 	after      row // the whole row as it was left locally; nil for a delete
+	// rebuilt, if not nil, says that the table was replaced by a new one.
+	rebuilt *rebuilt
+}
+
+// rebuilt is a migration that makes a new table in the place of an old one: CREATE new,
+// copy, DROP old, RENAME. Whatever else is in the old one is gone. If the new one is
+// defined in another way, and is there already, only the copied rows are written.
+type rebuilt struct {
+	rows map[string]row // that were copied
+	from string         // or: the new table is there, under that name
+	once bool           // the new definition is another
+}
+
+// rebuild does that to the state.
+func (s state) rebuild(table string, b *rebuilt) {
+	switch {
+	case b.from != "":
+		s[table] = s[b.from]
+		delete(s, b.from)
+	case b.once && s.get(form, table) != nil:
+		for key, r := range b.rows {
+			s.put(table, key, r)
+		}
+	default:
+		s[table] = maps.Clone(b.rows)
+	}
+	if b.once {
+		s.put(form, table, row{"new": int64(1)})
+	}
 }
 
 // txn is a committed transaction.
@@ -77,6 +106,9 @@ func (s state) applyAll(list []*txn, seen func(table, key string) row) {
 			at := ref{o.table, o.key}
 			old := s.get(o.table, o.key)
 			switch {
+			case o.rebuilt != nil:
+				s.rebuild(o.table, o.rebuilt)
+				maps.DeleteFunc(open, func(r ref, _ []row) bool { return r.table == o.table })
 			case o.after == nil:
 				delete(s[o.table], o.key)
 				delete(open, at)

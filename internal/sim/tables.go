@@ -37,7 +37,10 @@ var tables = map[string]table{
 	"types": {[]string{"id"}, `CREATE TABLE types(id TEXT PRIMARY KEY, i INTEGER, r REAL, t TEXT COLLATE NOCASE, b BLOB, x,
 		g TEXT GENERATED ALWAYS AS (coalesce(t, '') || '!') VIRTUAL, s TEXT GENERATED ALWAYS AS (upper(t)) STORED, CHECK (i IS NULL OR i <> 13))`},
 	"wide": {[]string{"id"}, `CREATE TABLE wide(id TEXT PRIMARY KEY, v)`},
-	"auto": {[]string{"id"}, `CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT, tag TEXT)`},
+	// Rebuilt by migrations: reb as it was, by any replica and often, grown once with a column more.
+	"reb":   {[]string{"id"}, `CREATE TABLE reb(id TEXT PRIMARY KEY, v, w)`},
+	"grown": {[]string{"id"}, `CREATE TABLE grown(id TEXT PRIMARY KEY, v)`},
+	"auto":  {[]string{"id"}, `CREATE TABLE auto(id INTEGER PRIMARY KEY AUTOINCREMENT, tag TEXT)`},
 }
 
 // others are schema objects beside the tables.
@@ -49,6 +52,8 @@ var others = []string{
 	`CREATE INDEX ticks_owner ON ticks(owner)`,
 	`CREATE INDEX notes_a ON notes(a) WHERE a IS NOT NULL`,
 	`CREATE INDEX children_parent ON children(parent)`,
+	`CREATE INDEX reb_v ON reb(v)`,
+	`CREATE INDEX grown_v ON grown(v)`,
 	`CREATE INDEX types_lower ON types(lower(t))`,
 	`CREATE VIEW totals AS SELECT owner, sum(balance) AS total FROM accounts GROUP BY owner`,
 }
@@ -56,12 +61,21 @@ var others = []string{
 // unchecked are columns that the database computes.
 var unchecked = map[string]bool{"types.g": true, "types.s": true}
 
+// grownColumn is what the rebuild of grown adds.
+const grownColumn, grownDefault = "more", int64(77)
+
+// form is the name under which a state has the number of columns of grown: no table.
+const form = "(form)"
+
 // wideDefault is the default of the n-th column that a migration adds to wide.
 func wideDefault(n int) int64 { return int64(100 + n) }
 
 // defaultOf returns what a row has in a column that was added later.
 func defaultOf(table, column string) value {
 	var n int
+	if table == "grown" && column == grownColumn {
+		return grownDefault
+	}
 	if table == "wide" {
 		if _, err := fmt.Sscanf(column, "c%d", &n); err == nil {
 			return wideDefault(n)
@@ -115,6 +129,12 @@ func readAll(db querier) (state, error) {
 		if err := s.read(db, name); err != nil {
 			return nil, fmt.Errorf("read %s: %w", name, err)
 		}
+	}
+	if names, err = readStrings(db, `SELECT name FROM pragma_table_info('grown') WHERE name = '`+grownColumn+`'`); err != nil {
+		return nil, err
+	}
+	if len(names) > 0 {
+		s.put(form, "grown", row{"new": int64(1)})
 	}
 	return s, nil
 }

@@ -26,6 +26,8 @@ type write struct {
 	// whole are rows that were put in place of others of the same key: SQLite gives
 	// them another rowid, if the key is not that, and all of their columns count.
 	whole map[ref]bool
+	// rebuilt is what was done to a whole table.
+	rebuilt []op
 }
 
 type ref struct{ table, key string }
@@ -119,6 +121,8 @@ var workloads = []struct {
 	{"typed", 3, false, false, false, typed},
 	{"wide", 2, false, false, true, wide},
 	{"auto", 1, false, false, false, auto},
+	{"shelf", 4, false, false, true, shelf},
+	{"rebuild", 1, true, true, true, rebuild},
 	{"extra", 1, true, true, false, extra},
 	{"migrate", 1, true, true, false, migrate},
 }
@@ -441,6 +445,92 @@ func auto(x *write) {
 	}})
 }
 
+// shelf writes to the tables that are rebuilt: rows of one owner, and some of reb that
+// all replicas write.
+func shelf(x *write) {
+	table, id := "grown", fmt.Sprintf("%s.%d", x.owner, x.rnd.IntN(6))
+	if x.rnd.IntN(3) > 0 {
+		table = "reb"
+		if x.rnd.IntN(2) == 0 {
+			id = fmt.Sprintf("shared%d", x.rnd.IntN(5))
+		}
+	}
+	v, old := x.rnd.Int64N(1000), x.get(table, id)
+	switch {
+	case old == nil && x.r.live.get(table, keyOf(id)) != nil: // as in note
+	case old == nil:
+		x.sql(`INSERT INTO `+table+`(id, v) VALUES (?, ?)`, id, v)
+		r := row{"id": id, "v": v}
+		if table == "reb" {
+			r["w"] = nil
+		}
+		x.put(table, r)
+	case x.rnd.IntN(4) == 0:
+		x.sql(`DELETE FROM `+table+` WHERE id = ?`, id)
+		x.del(table, id)
+	default:
+		c := "v"
+		switch {
+		case table == "reb" && x.rnd.IntN(2) == 0:
+			c = "w"
+		case table == "grown" && x.r.live.get(form, table) != nil && x.rnd.IntN(2) == 0:
+			c = grownColumn
+		}
+		x.sql(`UPDATE `+table+` SET `+c+` = ? WHERE id = ?`, v, id)
+		x.with(table, old, row{c: v})
+	}
+}
+
+// rebuild replaces a table by a new one with the same rows, or some of them, as
+// migrations do where ALTER TABLE is not enough: in one transaction, or first the
+// new table and in a later one the rest.
+func rebuild(x *write) {
+	table, columns, b := "reb", "id, v, w", &rebuilt{rows: map[string]row{}}
+	create := `(id TEXT PRIMARY KEY, v, w)`
+	if x.rnd.IntN(3) == 0 && x.r.live.get(form, "grown") == nil {
+		table, columns, b.once = "grown", "id, v", true
+		create = `(id TEXT PRIMARY KEY, v, ` + grownColumn + ` INTEGER DEFAULT 77)`
+	}
+	name, where := "new_"+table, ""
+	half := !b.once && x.rnd.IntN(2) == 0
+	if half {
+		// The name says whose it is: nobody else goes on with it.
+		name = fmt.Sprintf("new_%s_%s_", table, x.owner)
+		for begun := range x.r.live {
+			if strings.HasPrefix(begun, name) {
+				b.from = begun
+			}
+		}
+		name += strings.Trim(x.token, "~")
+	}
+	if b.from != "" {
+		name = b.from
+	} else {
+		x.sql(`CREATE TABLE ` + name + create)
+		if x.rnd.IntN(4) == 0 {
+			where = ` WHERE v % 5 <> 0`
+		}
+		x.sql(`INSERT INTO ` + name + `(` + columns + `) SELECT ` + columns + ` FROM ` + table + where)
+		for _, r := range x.rows(table, func(r row) bool { return where == "" || r["v"].(int64)%5 != 0 }) {
+			if b.once {
+				r = merged(r, row{grownColumn: grownDefault})
+			}
+			if half {
+				x.put(name, r)
+			} else {
+				b.rows[keyOf(r["id"])] = r
+			}
+		}
+		if half {
+			return
+		}
+	}
+	x.sql(`DROP TABLE ` + table)
+	x.sql(`ALTER TABLE ` + name + ` RENAME TO ` + table)
+	x.sql(`CREATE INDEX ` + table + `_v ON ` + table + `(v)`)
+	x.rebuilt = append(x.rebuilt, op{table: table, rebuilt: b})
+}
+
 // extra makes a table that others may make as well, and writes into it.
 func extra(x *write) {
 	name := fmt.Sprintf("extra%d", x.rnd.IntN(3))
@@ -563,7 +653,7 @@ func (x *write) ops() (list []op) {
 			list = append(list, o)
 		}
 	}
-	return list
+	return append(list, x.rebuilt...)
 }
 
 func (x *write) summary() string {
