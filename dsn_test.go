@@ -299,7 +299,9 @@ func FuzzDSN(f *testing.F) {
 		if !reflect.DeepEqual(cfg, again) {
 			t.Fatalf("%q became %q: %#v, want %#v", dsn, spelled, again, cfg)
 		}
-		if len(cfg.AuthToken) > 8 && strings.Contains(cfg.String(), cfg.AuthToken) && !strings.Contains(cfg.Path+cfg.URL+cfg.ClientName+encoded(cfg.Options), cfg.AuthToken) {
+		open := cfg // of what is no secret, some of which may be spelled like the token
+		open.AuthToken = ""
+		if len(cfg.AuthToken) > 8 && strings.Contains(cfg.String(), cfg.AuthToken) && !strings.Contains(open.DSN(), cfg.AuthToken) {
 			t.Fatalf("String() = %s tells the token", cfg)
 		}
 		tg, err := (Config{Path: cfg.Path, Options: only(cfg.Options, uriOptions)}).resolve()
@@ -308,8 +310,6 @@ func FuzzDSN(f *testing.F) {
 		}
 	})
 }
-
-func encoded(v url.Values) string { return fmt.Sprint(v) }
 
 func only(v url.Values, keys []string) url.Values {
 	out := url.Values{}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mattn/go-sqlite3"
 
@@ -251,6 +252,9 @@ func (s *story) pieces(c *captured, sql string) error {
 		} else {
 			err = c.session.Run(context.Background(), st, run)
 		}
+		if errors.Is(err, errEndless) {
+			s.Skipf("%s: %v", st.SQL, err)
+		}
 		var unsupported *cdc.UnsupportedError
 		if errors.As(err, &unsupported) {
 			return err
@@ -276,9 +280,20 @@ func (s *story) pieces(c *captured, sql string) error {
 	return nil
 }
 
+// errEndless: triggers that each change all rows of the next one's table make SQLite work
+// for hours; a story with such a statement is not told to its end.
+var errEndless = errors.New("takes for ever")
+
 // drained runs a statement and returns its rows, those before an error too.
 func drained(conn *sqlite3.SQLiteConn, sql string) (list []string, err error) {
-	rows, err := conn.QueryContext(context.Background(), sql, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	defer func() {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", errEndless, err)
+		}
+	}()
+	rows, err := conn.QueryContext(ctx, sql, nil)
 	if err != nil {
 		return nil, err
 	}
