@@ -110,9 +110,13 @@ func TestSim(t *testing.T) {
 			}
 			t.Run(m.name, func(t *testing.T) {
 				total := stats{faults: map[string]int{}}
+				var memory growth
 				for seed := uint64(1); seed <= uint64(n) && !t.Failed(); seed++ {
 					st := playSeed(t, m, seed, quiet)
 					total.add(&st)
+					if err := memory.ended(); err != nil && !t.Failed() {
+						t.Error(err)
+					}
 				}
 				t.Log(total.String())
 			})
@@ -233,6 +237,7 @@ func soak(t *testing.T, d time.Duration) {
 	total := stats{faults: map[string]int{}}
 	first := uint64(start.UnixNano())
 	var failures []string
+	var memory growth
 	for i := uint64(0); time.Since(start) < d && len(failures) < 5; i++ {
 		m := modes[i%uint64(len(modes))]
 		seed := first + i
@@ -241,6 +246,10 @@ func soak(t *testing.T, d time.Duration) {
 			total.add(&st)
 			if t.Failed() {
 				failures = append(failures, command(seed, m.name))
+			}
+			if err := memory.ended(); err != nil {
+				t.Error(err)
+				failures = append(failures, err.Error())
 			}
 		})
 	}
