@@ -76,8 +76,8 @@ func (w *world) checkStatus(r *replica) error {
 	if missing > 0 && r.wary == 0 && !r.adopting && st.PendingChanges == 0 {
 		return &violation{fmt.Sprintf("%s says that nothing is pending, but the remote lacks %d of its transactions, the first %s", r.name, missing, first(r.pending, func(t *txn) bool { return !w.has(t) }))}
 	}
-	if int(st.Rejected) != len(r.rejected) {
-		return &violation{fmt.Sprintf("%s says that %d transactions were rejected, and lists %d", r.name, st.Rejected, len(r.rejected))}
+	if int(st.Rejected) != r.rejections {
+		return &violation{fmt.Sprintf("%s says that %d transactions were rejected, and lists %d", r.name, st.Rejected, r.rejections)}
 	}
 	if n := fileSize(filepath.Join(r.dir, liveName+"-base")); !r.fuzzy && st.BaseBytes != n {
 		return &violation{fmt.Sprintf("%s says that base has %d bytes, it has %d", r.name, st.BaseBytes, n)}

@@ -477,12 +477,19 @@ func (w *world) decide(ctx context.Context, what string, r *replica, rnd *rand.R
 		return err
 	}
 	j := list[rnd.IntN(len(list))]
-	old := w.txns[tokenOf(j)]
-	if old == nil {
-		return &violation{fmt.Sprintf("%s has put aside transaction %d, which nobody wrote", r.name, j.Txn)}
+	var txns []*txn
+	for _, token := range tokensOf(j) {
+		t := w.txns[token]
+		if t == nil {
+			return &violation{fmt.Sprintf("%s has put aside transaction %d, which nobody wrote", r.name, j.Txn)}
+		}
+		txns = append(txns, t)
 	}
+	slices.SortFunc(txns, func(a, b *txn) int { return a.serial - b.serial })
 	if what == "discard" {
-		w.gone[old.token] = true
+		for _, t := range txns {
+			w.gone[t.token] = true
+		}
 		return r.handle.Discard(ctx, j.Txn)
 	}
 	if err := r.handle.Requeue(ctx, j.Txn); err != nil {
@@ -490,12 +497,14 @@ func (w *world) decide(ctx context.Context, what string, r *replica, rnd *rand.R
 		return nil // its rows may not fit any more
 	}
 	// It is committed anew, behind what was committed since.
-	t := *old
-	w.lastSer++
-	t.serial = w.lastSer
-	w.know(&t)
-	r.log = slices.DeleteFunc(slices.Clone(r.log), func(o *txn) bool { return o.token == t.token })
-	r.pending, r.log = append(r.pending, &t), append(r.log, &t)
+	for _, old := range txns {
+		t := *old
+		w.lastSer++
+		t.serial = w.lastSer
+		w.know(&t)
+		r.log = slices.DeleteFunc(slices.Clone(r.log), func(o *txn) bool { return o.token == t.token })
+		r.pending, r.log = append(r.pending, &t), append(r.log, &t)
+	}
 	return nil
 }
 
@@ -537,27 +546,25 @@ func (w *world) foreign(r *replica, rnd *rand.Rand) error {
 		return err
 	}
 	defer tx.Rollback()
-	data := fmt.Sprintf("foreign %d", rnd.IntN(100))
-	if _, err := tx.Exec(`INSERT INTO journal VALUES (?)`, t.token); err != nil {
-		return err
+	x := &write{r: r, rnd: rnd, owner: r.owner, token: t.token, after: map[ref]row{}, whole: map[ref]bool{}}
+	x.sql(`INSERT INTO journal VALUES (?)`, t.token)
+	x.put("journal", row{"token": t.token})
+	for i := range 1 + rnd.IntN(3) {
+		token, data := fmt.Sprintf("%s/%d", t.token, i), fmt.Sprintf("foreign %d", rnd.IntN(100))
+		x.sql(`INSERT INTO ticks VALUES (?, ?, ?)`, stranger+r.owner, token, data)
+		x.put("ticks", row{"owner": stranger + r.owner, "token": token, "x": data})
 	}
-	if _, err := tx.Exec(`INSERT INTO ticks VALUES ('x', ?, ?)`, t.token, data); err != nil {
-		return err
+	strange(x) // its own rows, or those that the driver has had in its hands since
+	for _, s := range x.stmts {
+		if _, err := tx.Exec(s.text, s.args...); err != nil {
+			return fmt.Errorf("%s: %w", s.text, err)
+		}
 	}
+	t.ops = x.ops()
+	w.know(t)
 	if err := tx.Commit(); err != nil {
 		return err
 	}
-	for _, o := range []struct {
-		table string
-		row   row
-	}{{"journal", row{"token": t.token}}, {"ticks", row{"owner": "x", "token": t.token, "x": data}}} {
-		key, err := keyOfRow(o.table, o.row)
-		if err != nil {
-			return err
-		}
-		t.ops = append(t.ops, op{table: o.table, key: key, after: o.row})
-	}
-	w.know(t)
 	r.live.apply(t)
 	r.pending, r.log = append(r.pending, t), append(r.log, t)
 	w.stats.commits++

@@ -121,10 +121,22 @@ var workloads = []struct {
 	{"typed", 3, false, false, false, typed},
 	{"wide", 2, false, false, true, wide},
 	{"auto", 1, false, false, false, auto},
+	{"strange", 2, false, false, false, strange},
 	{"shelf", 4, false, false, true, shelf},
 	{"rebuild", 1, true, true, true, rebuild},
 	{"extra", 1, true, true, false, extra},
 	{"migrate", 1, true, true, false, migrate},
+}
+
+// private are workloads that write rows of their owner only. What another program has
+// written before anybody compared may be put into the log together with what was
+// committed on top, as the difference that it is. On rows that others write as well
+// that is not the same as one update after the other.
+var private = map[string]bool{"count": true, "transfer": true, "turn": true, "family": true, "large": true, "item": true, "typed": true, "strange": true}
+
+// uncompared tells whether another program has written what the remote does not have.
+func (w *world) uncompared(r *replica) bool {
+	return first(r.pending, func(t *txn) bool { return t.foreign && !t.adopted && !w.has(t) }) != nil
 }
 
 // count adds one to the owner's counter, and a row to a table without a key.
@@ -150,6 +162,29 @@ func count(x *write) {
 		}
 		x.sql(`UPDATE ticks SET x = ? WHERE token = ?`, n, old["token"])
 		x.with("ticks", old, row{"x": n})
+	}
+}
+
+// stranger begins the owner of rows without a key that another program has written to
+// the file of the owner's replica.
+const stranger = "x."
+
+// strange updates and deletes such rows, through the driver or not, before and after
+// anybody compared.
+func strange(x *write) {
+	if x.r.w.fixed || x.r.adopting {
+		return // as in count
+	}
+	for _, r := range x.rows("ticks", func(r row) bool { return r["owner"] == stranger+x.owner }) {
+		switch x.rnd.IntN(8) {
+		case 0:
+			x.sql(`DELETE FROM ticks WHERE token = ?`, r["token"])
+			x.del("ticks", r["token"])
+		case 1:
+			n := x.rnd.Int64N(1000)
+			x.sql(`UPDATE ticks SET x = ? WHERE token = ?`, n, r["token"])
+			x.with("ticks", r, row{"x": n})
+		}
 	}
 }
 
@@ -598,13 +633,14 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 	for _, l := range workloads {
 		total += l.weight
 	}
+	beside := w.uncompared(r)
 	for i := range n {
 		pick := rnd.IntN(total)
 		for _, l := range workloads {
 			if pick -= l.weight; pick >= 0 {
 				continue
 			}
-			if l.alone && i > 0 || l.schema && w.fixed || (l.late || l.schema) && r.adopting {
+			if l.alone && i > 0 || l.schema && w.fixed || (l.late || l.schema) && r.adopting || beside && !private[l.name] {
 				break
 			}
 			l.do(x)

@@ -118,6 +118,8 @@ type replica struct {
 	copies  []*copied
 	// rejected are the transactions in turso_sync_rejected.
 	rejected map[string]bool
+	// rejections is the number of transactions of the log that these were.
+	rejections int
 	// pushErr and pullErr are those of the last push and pull.
 	pushErr, pullErr error
 	// fuzzy: a pull is committed into live, but its pages are not all in base.
@@ -774,14 +776,15 @@ func (r *replica) noteUnseen(onRemote map[string]bool) {
 	}
 }
 
-// tokenOf finds the token of a transaction that was put aside.
-func tokenOf(j tursosync.Rejection) (token string) {
+// tokensOf finds the tokens of a transaction that was put aside. There are several
+// if it is what a comparison found: another program's, and ours on top.
+func tokensOf(j tursosync.Rejection) (tokens []string) {
 	for _, c := range j.Changes {
 		if c.Table == "journal" {
-			token = tokenText.FindString(string(c.After))
+			tokens = append(tokens, tokenText.FindString(string(c.After)))
 		}
 	}
-	return token
+	return tokens
 }
 
 // readRejected returns the tokens of the transactions that were put aside.
@@ -789,6 +792,11 @@ func (w *world) readRejected(r *replica) (map[string]bool, error) {
 	rejected := map[string]bool{}
 	if w.auto != nil {
 		// The handle would wait for its turn, while everything goes on.
+		numbers, err := readStrings(r.db, `SELECT DISTINCT txn_id FROM turso_sync_rejected`)
+		if err != nil {
+			return nil, fmt.Errorf("rejected: %w", err)
+		}
+		r.rejections = len(numbers)
 		images, err := readStrings(r.db, `SELECT CAST("after" AS TEXT) FROM turso_sync_rejected WHERE table_name = 'journal'`)
 		if err != nil {
 			return nil, fmt.Errorf("rejected: %w", err)
@@ -802,12 +810,18 @@ func (w *world) readRejected(r *replica) (map[string]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rejected: %w", err)
 	}
+	r.rejections = len(list)
 	for _, j := range list {
-		token := tokenOf(j)
-		if w.txns[token] == nil {
+		tokens := tokensOf(j)
+		if len(tokens) == 0 {
 			return nil, &violation{fmt.Sprintf("%s put aside a transaction without a token: %d changes: %s", r.name, len(j.Changes), j.Reason)}
 		}
-		rejected[token] = true
+		for _, token := range tokens {
+			if w.txns[token] == nil {
+				return nil, &violation{fmt.Sprintf("%s put aside a transaction that nobody wrote: %q", r.name, token)}
+			}
+			rejected[token] = true
+		}
 	}
 	return rejected, nil
 }
