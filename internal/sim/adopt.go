@@ -20,11 +20,14 @@ import (
 // it is pushed like any other; downloaded over, it is in a backup and nowhere else.
 
 // adoptPoints are the fault points of that.
-var adoptPoints = []string{"make.wal", "make.commit", "adopt.step", "backup.rename", "rebuild.commit", "rebuild.link", "rebuild.rename", "hint.take"}
+var adoptPoints = []string{"make.wal", "make.commit", "adopt.step", "backup.rename", "rebuild.commit", "rebuild.link", "rebuild.rename", "hint.take", "state.commit", "state.commit"}
 
 // unstable are tables that migrations change: a file that lacks them takes the remote's,
 // and need not know what it did with them.
 var unstable = map[string]bool{"wide": true, "grown": true, "reb": true}
+
+// bulk begins the owner of rows that make a file larger than others.
+const bulk = "b."
 
 // modes of adopting, by a step's N. Auto leaves a remote that is not empty alone, and
 // what follows was somebody's decision.
@@ -87,7 +90,13 @@ func (w *world) adopt(ctx context.Context, x step, rnd *rand.Rand) error {
 	if err := w.sync(ctx, step{Kind: "sync", At: x.Again, Net: x.Net}, r); err != nil {
 		return err
 	}
-	return w.checkReplica(r)
+	if err := w.checkReplica(r); err != nil {
+		return err
+	}
+	if r.adopting || w.fixed {
+		return nil
+	}
+	return w.commitParts(ctx, r, rnd, strange) // what was bulky need not be so for ever
 }
 
 // fillFile makes the file that another program has written for years.
@@ -130,6 +139,14 @@ func (w *world) fillFile(r *replica, rnd *rand.Rand) error {
 	for range rnd.IntN(40) {
 		if l := workloads[rnd.IntN(len(workloads))]; !l.alone && !l.schema && !l.late {
 			l.do(x)
+		}
+	}
+	if !w.fixed && rnd.IntN(4) == 0 { // more rows than are logged at once
+		n := 1100 + rnd.Int64N(1500)
+		x.sql(`WITH RECURSIVE i(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM i WHERE n < ? - 1) INSERT INTO ticks SELECT ?, ? || '/bulk' || n, n FROM i`,
+			n, bulk+r.owner, t.token)
+		for i := range n {
+			x.put("ticks", row{"owner": bulk + r.owner, "token": fmt.Sprintf("%s/bulk%d", t.token, i), "x": i})
 		}
 	}
 	err = x.run(ctx0, false, func() {

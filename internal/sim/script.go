@@ -173,7 +173,10 @@ func adoptFaults(rnd *rand.Rand, x *step, trouble int) {
 		}
 		*a = someAt(rnd, kinds...)
 		if a.Kind != "io" && a.Point != "*" && rnd.IntN(2) == 0 {
-			*a = at{a.Kind, adoptPoints[rnd.IntN(len(adoptPoints))], 1}
+			*a = at{a.Kind, adoptPoints[rnd.IntN(len(adoptPoints))], 1 + rnd.IntN(4)}
+			if !strings.HasPrefix(a.Point, "adopt.") && !strings.HasPrefix(a.Point, "state.") {
+				a.N = 1
+			}
 		}
 	}
 	if rnd.IntN(10) < trouble {

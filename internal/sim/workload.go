@@ -175,6 +175,12 @@ func strange(x *write) {
 	if x.r.w.fixed || x.r.adopting {
 		return // as in count
 	}
+	if many := x.rows("ticks", func(r row) bool { return r["owner"] == bulk+x.owner }); len(many) > 0 {
+		x.sql(`DELETE FROM ticks WHERE owner = ?`, bulk+x.owner)
+		for _, r := range many {
+			x.del("ticks", r["token"])
+		}
+	}
 	for _, r := range x.rows("ticks", func(r row) bool { return r["owner"] == stranger+x.owner }) {
 		switch x.rnd.IntN(8) {
 		case 0:
@@ -622,6 +628,11 @@ func (w *world) commitOne(ctx context.Context, r *replica, rnd *rand.Rand) error
 
 // commit lets r commit one transaction of about n parts.
 func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) error {
+	return w.commitParts(ctx, r, rnd, func(x *write) { w.parts(x, n) })
+}
+
+// commitParts lets r commit what do does in one transaction, or roll it back.
+func (w *world) commitParts(ctx context.Context, r *replica, rnd *rand.Rand, do func(x *write)) error {
 	w.lastSer++
 	t := &txn{serial: w.lastSer, token: fmt.Sprintf("~%d~", w.lastSer), owner: r.owner}
 	x := &write{r: r, rnd: rnd, owner: r.owner, token: t.token, after: map[ref]row{}, whole: map[ref]bool{}}
@@ -629,30 +640,7 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 	x.put("journal", row{"token": t.token})
 	x.sql(`INSERT INTO once VALUES (?)`, t.token)
 	x.put("once", row{"token": t.token})
-	total := 0
-	for _, l := range workloads {
-		total += l.weight
-	}
-	beside := w.uncompared(r)
-	for i := range n {
-		pick := rnd.IntN(total)
-		for _, l := range workloads {
-			if pick -= l.weight; pick >= 0 {
-				continue
-			}
-			if l.alone && i > 0 || l.schema && w.fixed || (l.late || l.schema) && r.adopting || beside && !private[l.name] {
-				break
-			}
-			l.do(x)
-			if l.alone {
-				i = n
-			}
-			break
-		}
-		if i == n {
-			break
-		}
-	}
+	do(x)
 	abort := rnd.IntN(12) == 0
 	err := x.run(ctx, abort, func() {
 		t.ops = x.ops()
@@ -677,6 +665,34 @@ func (w *world) commit(ctx context.Context, r *replica, rnd *rand.Rand, n int) e
 	w.count(&w.stats.commits, 1)
 	w.trace("    %s commits %s: %s", r.name, t, x.summary())
 	return nil
+}
+
+// parts does about n things that workloads do.
+func (w *world) parts(x *write, n int) {
+	total := 0
+	for _, l := range workloads {
+		total += l.weight
+	}
+	beside := w.uncompared(x.r)
+	for i := range n {
+		pick := x.rnd.IntN(total)
+		for _, l := range workloads {
+			if pick -= l.weight; pick >= 0 {
+				continue
+			}
+			if l.alone && i > 0 || l.schema && w.fixed || (l.late || l.schema) && x.r.adopting || beside && !private[l.name] {
+				break
+			}
+			l.do(x)
+			if l.alone {
+				i = n
+			}
+			break
+		}
+		if i == n {
+			break
+		}
+	}
 }
 
 // ops are what the transaction has done, row by row.
