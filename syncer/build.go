@@ -72,9 +72,31 @@ func (l *Loop) build(ctx context.Context, txns []Txn, f form) (built, error) {
 	return b, nil
 }
 
+// ahead is what is known of the schema changes behind the batches of a push, so that the
+// log is read once for it, not once a batch.
+type ahead struct {
+	read   cdc.ID // the log is known up to here
+	newest cdc.ID // the newest schema change in it
+}
+
+// look tells whether the log changes the schema behind last; the log goes on at least to
+// newest.
+func (a *ahead) look(ctx context.Context, source SchemaSource, last, newest cdc.ID) (bool, error) {
+	from := max(last, a.read)
+	changes, err := source.PendingSchema(ctx, from)
+	if err != nil {
+		return false, fmt.Errorf("read pending schema changes: %w", err)
+	}
+	for i := range changes {
+		a.newest = max(a.newest, changes[i].ID)
+	}
+	a.read = max(from, newest)
+	return a.newest > last, nil
+}
+
 // schemas reads the schemas of both sides if the batch needs them: it changes
-// the schema, or there are triggers, or the remote did not take it as it was.
-// Most batches need no request for it.
+// the schema, or there are triggers, or were before what is pending behind it, or the
+// remote did not take it as it was. Most batches need no request for it.
 func (l *Loop) schemas(ctx context.Context, opts *cdc.MutationOptions, txns []Txn, f form) error {
 	needed := f != netEffect || hasSchemaChange(txns)
 	source, ok := l.replica.(SchemaSource)
@@ -87,6 +109,11 @@ func (l *Loop) schemas(ctx context.Context, opts *cdc.MutationOptions, txns []Tx
 			opts.Local = append(opts.Local, cdc.SchemaObject(o))
 			needed = needed || o.Kind == "trigger"
 		}
+		behind, err := l.ahead.look(ctx, source, txns[len(txns)-1].Last(), l.newest)
+		if err != nil {
+			return err
+		}
+		needed = needed || behind
 	}
 	if !needed {
 		return nil

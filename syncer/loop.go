@@ -55,7 +55,9 @@ type Loop struct {
 	again      attempt
 	rewrites   map[txnID][]mutation
 	rejections []Rejection // of the push under way
-	walSeen    int64       // size of the WAL after the last checkpoint
+	newest     cdc.ID      // the highest change id when the pending changes were last read
+	ahead      ahead
+	walSeen    int64 // size of the WAL after the last checkpoint
 }
 
 // request is a caller waiting for a step.

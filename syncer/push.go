@@ -133,6 +133,7 @@ func (l *Loop) pushOne(ctx context.Context, target *cdc.ID) (done bool, err erro
 	if err != nil {
 		return false, fmt.Errorf("read pending changes: %w", err)
 	}
+	l.newest = pending.Last
 	if *target == 0 || pending.Moved {
 		*target = pending.Last
 	}
