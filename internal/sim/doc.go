@@ -31,8 +31,9 @@
 // Both run in a bubble of testing/synctest: hours pass at once when everybody waits.
 // SQLite's calls are in there as well. Its busy handler sleeps in C, in real time, which
 // is no more than slow; all of the product's own waiting is on channels and timers. The
-// bubble's clock only goes forward, so clocks that jump do that too; and files carry the
-// times of the real one. A goroutine that is left over is a deadlock of the bubble,
+// bubble's clock only goes forward, as that does which counts intervals. The wall clock
+// (fault.Now) is set off from it and jumps both ways; files carry the times of the
+// real one, and so does change_time in the log, which is C's. A goroutine that is left over is a deadlock of the bubble,
 // which ends the test; files left open are counted.
 //
 // # Crashes
@@ -42,8 +43,8 @@
 // handles are closed (which changes the originals, at which nobody looks any more) and
 // the copy is opened. When the machine loses power, the copy holds what was synced
 // (internal/faultfs reports syncs), and of what was written since all, nothing, or some
-// sectors; names in the folder likewise. The server dies in the same way, but its
-// machine has power. Failing files are those of internal/faultfs.
+// sectors; names in the folder likewise. The server dies in the same way; in one script
+// of three it syncs what it writes, and its machine may lose power. Failing files are those of internal/faultfs.
 //
 // # Model
 //
@@ -55,8 +56,15 @@
 //	base    is one of the states that the remote was in
 //	live    base, and on top the transactions that base has never held
 //
+// A file that is adopted is one transaction of inserts. A table that is rebuilt is one
+// operation, which replaces all of its rows by those that were copied.
+//
 // What is not in the model keeps out of the workloads' way: a script in which the remote
-// goes back in time has no migrations, for those are then for people to decide.
+// goes back in time has no migrations, for those are then for people to decide. The
+// column that a rebuild adds is added once in a world: a replica that goes on to rebuild
+// the old form puts that in the place of the new one. And while another program's rows
+// wait for a comparison, transactions keep to rows of their owner: what is found may be
+// logged with them, as a difference.
 //
 // # Known hole
 //
