@@ -169,13 +169,39 @@ func (s *schemaState) decide(c *SchemaChange, ahead []Change) (do bool, covered 
 		if e != nil && e.Kind != c.Kind {
 			return false, nil, driftOf(c, e)
 		}
-		return e != nil, nil, nil
+		return e != nil && !s.replaced(c, ahead), nil, nil
 	case "alter":
 		if a, ok := parseAlter(c.SQL); ok {
 			return s.decideAlter(c, a, ahead)
 		}
 	}
 	return true, nil, nil
+}
+
+// replaced tells of a table to be dropped that it is already the one which the changes
+// ahead put in its place: the new table that they rename is not there, for somebody
+// else's migration has done so when this one was half pushed.
+func (s *schemaState) replaced(c *SchemaChange, ahead []Change) bool {
+	if c.Kind != "table" {
+		return false
+	}
+	made := make(map[string]bool)
+	for i := range ahead {
+		next := ahead[i].Schema
+		from, to, renamed := renamedTable(next)
+		switch {
+		case renamed && lower(to) == lower(c.Name):
+			return s.table(from) == nil && !made[lower(from)]
+		case renamed:
+			made[lower(to)] = made[lower(from)] || s.table(from) != nil
+		case next.Op == "create" && next.Kind == "table":
+			if lower(next.Name) == lower(c.Name) {
+				return false
+			}
+			made[lower(next.Name)] = true
+		}
+	}
+	return false
 }
 
 func (s *schemaState) decideCreate(c *SchemaChange, ahead []Change) (bool, []ID, error) {

@@ -173,6 +173,9 @@ var cells = []cell{
 		want:   []string{`1 "a"`, `2 "l"`, `3 "r"`}},
 	{name: "rebuild-insert", setup: bagOfThree, local: rebuildSame, remote: `INSERT INTO t VALUES('r','r')`, want: one(`"b" "b"`)},
 	{name: "half-rebuild-insert", setup: bagOfThree, local: rebuildSame, pushed: 2, remote: `INSERT INTO t VALUES('r','r')`, want: one(`"b" "b"`)},
+	{name: "half-rebuild-rebuild", setup: intKey, local: []string{`CREATE TABLE new_t(id INTEGER PRIMARY KEY, a TEXT)`, `INSERT INTO new_t SELECT id, a FROM t`, `DROP TABLE t`, `ALTER TABLE new_t RENAME TO t`, `INSERT INTO t VALUES(2,'l')`},
+		pushed: 2, remote: `INSERT OR REPLACE INTO new_t SELECT id, a FROM t; DROP TABLE t; ALTER TABLE new_t RENAME TO t; INSERT INTO t VALUES(3,'r')`,
+		want: []string{`1 "a"`, `2 "l"`, `3 "r"`}},
 	{name: "drop-index-drop-index", setup: intKey + `; CREATE INDEX i ON t(a)`, local: one(`DROP INDEX i`), remote: `DROP INDEX i`, want: one(`1 "a" "b"`)},
 	{name: "user-version-user-version", local: one(`PRAGMA user_version=5`), remote: `PRAGMA user_version=9`, query: `PRAGMA user_version`, want: one(`5`)},
 }
