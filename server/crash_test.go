@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	osexec "os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -386,55 +385,19 @@ func crashChild(text string) error {
 	if err := json.Unmarshal([]byte(text), &plan); err != nil {
 		return err
 	}
-	self, err := os.FindProcess(os.Getpid())
-	if err != nil {
-		return err
-	}
-	passes := make(map[string]int)
-	var order []string
-	fault.Set(func(point string) error {
-		if passes[point]++; passes[point] == 1 {
-			order = append(order, point)
+	return faultfs.Dying(plan.Point, plan.Pass, func() error {
+		w, err := openWorld(plan.Dir)
+		if err != nil {
+			return err
 		}
-		if point == plan.Point && passes[point] == plan.Pass {
-			_ = self.Kill()
-			select {}
-		}
-		return nil
+		return w.run()
 	})
-	w, err := openWorld(plan.Dir)
-	if err != nil {
-		return err
-	}
-	if err := w.run(); err != nil {
-		return err
-	}
-	for _, point := range order {
-		fmt.Println(point, passes[point])
-	}
-	return nil
 }
 
 // run runs the plan in a process of its own.
-func (p crashPlan) run(t *testing.T) (output string, killed bool) {
+func (p crashPlan) run(t *testing.T) (points []string, passes map[string]int, killed bool) {
 	t.Helper()
-	text, err := json.Marshal(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := osexec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), crashEnv+"="+string(text))
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	var exit *osexec.ExitError
-	if errors.As(err, &exit) && !exit.Exited() {
-		return "", true
-	}
-	if err != nil {
-		t.Fatalf("child: %v: %s", err, stderr.String())
-	}
-	return string(out), false
+	return faultfs.Child(t, crashEnv, p)
 }
 
 // TestCrashAtEveryPoint kills a server at each of its named points, the first and
@@ -444,17 +407,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}
-	out, _ := crashPlan{Dir: faultfs.TempDir(t)}.run(t)
-	var points []string
-	passes := map[string]int{}
-	for line := range strings.Lines(out) {
-		var point string
-		var n int
-		if _, err := fmt.Sscan(line, &point, &n); err != nil {
-			t.Fatalf("child said %q", line)
-		}
-		points, passes[point] = append(points, point), n
-	}
+	points, passes, _ := crashPlan{Dir: faultfs.TempDir(t)}.run(t)
 	seed, err := strconv.ParseUint(os.Getenv("TURSOSYNC_SWEEP_SEED"), 10, 64)
 	if err != nil {
 		seed = rand.Uint64N(1 << 32)
@@ -470,7 +423,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			for _, second := range seconds {
 				t.Run(fmt.Sprintf("%s_%d then %s", point, pass, second), func(t *testing.T) {
 					dir := faultfs.TempDir(t)
-					if _, killed := (crashPlan{dir, point, pass}).run(t); !killed {
+					if _, _, killed := (crashPlan{dir, point, pass}).run(t); !killed {
 						t.Fatal("the child was not killed")
 					}
 					crashPlan{dir, second, 1}.run(t) // which may not come by there
