@@ -60,18 +60,11 @@ func (s *Server) cursor(w http.ResponseWriter, r *http.Request, permission Permi
 		fail(w, http.StatusBadRequest, "the request is not that of a cursor")
 		return
 	}
-	ctx, done, ok := s.admit(w, r, req.Baton)
+	ctx, st, done, ok := s.begin(w, r, req.Baton, permission)
 	if !ok {
 		return
 	}
 	defer done()
-	defer s.afterCommit()
-	st, err := s.attach(req.Baton, permission)
-	if err != nil {
-		s.failStream(w, err)
-		return
-	}
-	defer now(&s.cfg.stats.streamsNow)()
 	s.cfg.stats.cursors.Add(1)
 	deadline, _ := ctx.Deadline()
 	ctl := http.NewResponseController(w)
@@ -84,7 +77,7 @@ func (s *Server) cursor(w http.ResponseWriter, r *http.Request, permission Permi
 	baton := rand.Text()
 	x := session{ctx: ctx, stream: st, conn: st.conn, stats: s.cfg.stats, left: 1 << 62}
 	stop := interruptible(ctx, st.conn)
-	err = lines.Encode(cursorHead{Baton: &baton})
+	err := lines.Encode(cursorHead{Baton: &baton})
 	if err == nil {
 		err = x.stepwise(req.Batch, lines)
 	}

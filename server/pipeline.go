@@ -25,18 +25,11 @@ func (s *Server) pipeline(w http.ResponseWriter, r *http.Request, permission Per
 		fail(w, http.StatusBadRequest, "the request is not that of a pipeline: "+err.Error())
 		return
 	}
-	ctx, done, ok := s.admit(w, r, req.Baton)
+	ctx, st, done, ok := s.begin(w, r, req.Baton, permission)
 	if !ok {
 		return
 	}
 	defer done()
-	defer s.afterCommit()
-	st, err := s.attach(req.Baton, permission)
-	if err != nil {
-		s.failStream(w, err)
-		return
-	}
-	defer now(&s.cfg.stats.streamsNow)()
 	s.cfg.stats.pipelines.Add(1)
 	results, err := s.run(ctx, st, req.Requests)
 	var baton *string

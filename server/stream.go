@@ -302,3 +302,24 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, baton *string) (c
 		cancel()
 	}, true
 }
+
+// begin admits a request for SQL and finds its stream. It answers those that get none;
+// for the others done is to be called at the end.
+func (s *Server) begin(w http.ResponseWriter, r *http.Request, baton *string, permission Permission) (ctx context.Context, st *stream, done func(), ok bool) {
+	ctx, leave, ok := s.admit(w, r, baton)
+	if !ok {
+		return nil, nil, nil, false
+	}
+	st, err := s.attach(baton, permission)
+	if err != nil {
+		s.failStream(w, err)
+		leave()
+		return nil, nil, nil, false
+	}
+	ended := now(&s.cfg.stats.streamsNow)
+	return ctx, st, func() {
+		ended()
+		s.afterCommit()
+		leave()
+	}, true
+}
