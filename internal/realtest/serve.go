@@ -163,29 +163,37 @@ func (s *Serve) Empty() {
 // certificate makes a certificate for the program, and returns who trusts it.
 func (s *Serve) certificate() *x509.CertPool {
 	s.t.Helper()
+	c, certPEM, keyPEM := Certificate(s.t, 1)
+	s.write("cert.pem", certPEM)
+	s.write("key.pem", keyPEM)
+	pool := x509.NewCertPool()
+	pool.AddCert(c)
+	return pool
+}
+
+// Certificate makes a certificate of its own authority for 127.0.0.1 and *.sync.test,
+// good for an hour, and its key.
+func Certificate(t testing.TB, serial int64) (c *x509.Certificate, certPEM, keyPEM []byte) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+	c = &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 		DNSNames: []string{"*.sync.test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	private, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	s.write("cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	s.write("key.pem", pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}))
 	if c, err = x509.ParseCertificate(der); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(c)
-	return pool
+	return c, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private})
 }
 
 // Start starts it again after Stop, on the same address and data, and waits until

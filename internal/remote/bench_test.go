@@ -2,8 +2,6 @@ package remote_test
 
 import (
 	"context"
-	"net/http/httptest"
-	"path/filepath"
 	"testing"
 
 	"github.com/tursosync/tursosync/cdc"
@@ -16,15 +14,7 @@ import (
 // BenchmarkPush pushes batches of 1000 inserts, to our server and to tursodb.
 func BenchmarkPush(b *testing.B) {
 	for name, start := range map[string]func(b *testing.B) string{
-		"server": func(b *testing.B) string {
-			s, err := server.Open(server.Config{File: filepath.Join(b.TempDir(), "remote.db")})
-			if err != nil {
-				b.Fatal(err)
-			}
-			h := httptest.NewServer(s)
-			b.Cleanup(func() { h.Close(); _ = s.Close() })
-			return h.URL
-		},
+		"server":  func(b *testing.B) string { return startServer(b, server.Config{}) },
 		"tursodb": func(b *testing.B) string { return realtest.StartTursodb(b).URL },
 	} {
 		b.Run(name, func(b *testing.B) {

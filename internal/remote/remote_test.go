@@ -487,14 +487,14 @@ func TestStalls(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := answer(wire.PullHeader{Revision: "r", PageCount: 1, Raw: true}, wire.PageData{Image: image(nil)})
 		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
-		for i := 0; i < len(body); i += 500 {
-			_, _ = w.Write(body[i:min(i+500, len(body))])
+		for i := 0; i < len(body); i += 300 {
+			_, _ = w.Write(body[i:min(i+300, len(body))])
 			_ = http.NewResponseController(w).Flush()
 			if !slow.Load() {
 				<-release
 				return
 			}
-			time.Sleep(30 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond)
 		}
 	}))
 	defer srv.CloseClientConnections()
@@ -507,7 +507,11 @@ func TestStalls(t *testing.T) {
 	if !errors.As(err, &e) || e.Kind != remote.Retry || e.Outcome != remote.Unknown || !strings.Contains(err.Error(), "in time") {
 		t.Errorf("stalled: %v", err)
 	}
+	// Longer in all than the timeout, which leaves a loaded machine ten times the pause.
 	slow.Store(true)
+	if r, err = remote.New(remote.Config{URL: srv.URL, Timeout: 2 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
 	if err := r.Fetch(context.Background(), syncer.PullRequest{}, &file{}); err != nil {
 		t.Errorf("slow: %v", err)
 	}

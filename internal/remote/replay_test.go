@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptest"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -25,15 +24,7 @@ func TestReplay(t *testing.T) {
 		return fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT ON t BEGIN INSERT INTO log VALUES ('%[1]s'); END", name)
 	}
 	for name, start := range map[string]func(*testing.T) string{
-		"server": func(t *testing.T) string {
-			s, err := server.Open(server.Config{File: filepath.Join(t.TempDir(), "remote.db"), NoSync: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			h := httptest.NewServer(s)
-			t.Cleanup(func() { h.Close(); _ = s.Close() })
-			return h.URL
-		},
+		"server":  func(t *testing.T) string { return startServer(t, server.Config{NoSync: true}) },
 		"tursodb": func(t *testing.T) string { return realtest.StartTursodb(t).URL },
 	} {
 		t.Run(name, func(t *testing.T) {
