@@ -71,6 +71,10 @@ var mutants = []mutant{
 		"if commits != ws.Change-d.mark.change {", "if commits > ws.Change {", "./internal/replica"},
 	{"writes of other programs go unnoticed", "internal/replica/dirty.go",
 		"if ws.Change != r.log.Expected() || r.log.Foreign() {", "if r.log.Foreign() {", "./internal/replica"},
+	{"a row of another program's counts as one of base", "cdc/replay.go",
+		"if values == nil || !bytes.Equal(EncodeRecord(anyValues(values)), c.Before) {", "if false {", "./internal/replica"},
+	{"what another program wrote after the comparison is pushed", "internal/replica/push.go",
+		"case !foreign || r.gated || st.basePages == 0:", "case !foreign || true:", "./internal/replica"},
 	{"a remote that went back in time is followed", "internal/replica/rebase.go",
 		"if !ok || now.generation < was.generation || now.generation == was.generation && now.id < was.id {", "if false && !ok && now == was {", "./internal/replica"},
 	{"any watermark under our id is believed", "internal/replica/rebase.go",
@@ -81,6 +85,8 @@ var mutants = []mutant{
 		"binary.LittleEndian.Uint32(record[4:]) != d.recordSum(no, record[8:]) || d.pages.Has(no)", "d.pages.Has(no)", "./internal/replica"},
 
 	// Push: syncer, internal/remote
+	{"triggers that a later batch drops fire", "syncer/build.go",
+		"needed = needed || behind", "_ = behind", ". -run TestHistories"},
 	{"the watermark moves before the rows", "syncer/push.go",
 		"	result, err := l.currentRemote().Push(ctx, batch)\n", "	if err := l.replica.Acknowledge(ctx, batch.Last); err != nil {\n		return err\n	}\n	result, err := l.currentRemote().Push(ctx, batch)\n", "./syncer"},
 	{"the fence lets everything pass", "internal/remote/push.go",
