@@ -19,8 +19,11 @@ import (
 // transaction, of inserts only, which nobody but the file knows of at first. Uploaded,
 // it is pushed like any other; downloaded over, it is in a backup and nowhere else.
 
-// adoptPoints are the fault points of that.
-var adoptPoints = []string{"make.wal", "make.commit", "adopt.step", "backup.rename", "rebuild.commit", "rebuild.link", "rebuild.rename", "hint.take", "state.commit", "state.commit"}
+// openPoints are the fault points of opening it, adoptPoints those of the first pull.
+var (
+	openPoints  = []string{"make.wal", "make.commit", "rebuild.commit", "rebuild.link", "rebuild.rename", "hint.take"}
+	adoptPoints = []string{"adopt.step", "backup.rename", "state.commit", "state.commit"}
+)
 
 // unstable are tables that migrations change: a file that lacks them takes the remote's,
 // and need not know what it did with them.

@@ -33,29 +33,36 @@ type op struct {
 	rebuilt *rebuilt
 }
 
-// rebuilt is a migration that makes a new table in the place of an old one: CREATE new,
-// copy, DROP old, RENAME. Whatever else is in the old one is gone. If the new one is
-// defined in another way, and is there already, only the copied rows are written.
+// rebuilt is a migration that makes a new table in the place of an old one, or half of
+// it: CREATE new and copy, DROP old and RENAME. Whatever else is in the old one is gone.
+// A new table that is there already gets the copied rows, too. Where there is none to
+// be renamed somebody else has been through it, and that was that.
 type rebuilt struct {
-	rows map[string]row // that were copied
-	from string         // or: the new table is there, under that name
-	once bool           // the new definition is another
+	name       string // of the new table until it is renamed
+	begin, end bool
+	rows       map[string]row // that were copied
+	once       bool           // it is defined in another way, and if the old one is so too, the rows go there
 }
 
 // rebuild does that to the state.
 func (s state) rebuild(table string, b *rebuilt) {
-	switch {
-	case b.from != "":
-		s[table] = s[b.from]
-		delete(s, b.from)
-	case b.once && s.get(form, table) != nil:
-		for key, r := range b.rows {
-			s.put(table, key, r)
-		}
-	default:
-		s[table] = maps.Clone(b.rows)
+	to := b.name
+	if b.once && s.get(form, table) != nil {
+		to = table
 	}
-	if b.once {
+	if b.begin {
+		if s[to] == nil {
+			s[to] = map[string]row{}
+		}
+		for key, r := range b.rows {
+			s.put(to, key, r)
+		}
+	}
+	if b.end && s[b.name] != nil {
+		s[table] = s[b.name]
+		delete(s, b.name)
+	}
+	if b.end && b.once {
 		s.put(form, table, row{"new": int64(1)})
 	}
 }
@@ -108,7 +115,7 @@ func (s state) applyAll(list []*txn, seen func(table, key string) row) {
 			switch {
 			case o.rebuilt != nil:
 				s.rebuild(o.table, o.rebuilt)
-				maps.DeleteFunc(open, func(r ref, _ []row) bool { return r.table == o.table })
+				maps.DeleteFunc(open, func(r ref, _ []row) bool { return r.table == o.table || r.table == o.rebuilt.name })
 			case o.after == nil:
 				delete(s[o.table], o.key)
 				delete(open, at)

@@ -167,16 +167,14 @@ func generate(seed uint64) script {
 // adoptFaults lets things go wrong while a file is adopted.
 func adoptFaults(rnd *rand.Rand, x *step, trouble int) {
 	kinds := []string{"crash", "crash", "power", "power", "full", "fail", "io", "io"}
-	for _, a := range []*at{&x.At, &x.Again} {
-		if rnd.IntN(10) >= trouble {
-			continue
+	if rnd.IntN(10) < trouble {
+		if x.At = someAt(rnd, kinds...); x.At.Kind != "io" && rnd.IntN(2) == 0 {
+			x.At = at{x.At.Kind, openPoints[rnd.IntN(len(openPoints))], 1}
 		}
-		*a = someAt(rnd, kinds...)
-		if a.Kind != "io" && a.Point != "*" && rnd.IntN(2) == 0 {
-			*a = at{a.Kind, adoptPoints[rnd.IntN(len(adoptPoints))], 1 + rnd.IntN(4)}
-			if !strings.HasPrefix(a.Point, "adopt.") && !strings.HasPrefix(a.Point, "state.") {
-				a.N = 1
-			}
+	}
+	if rnd.IntN(10) < trouble {
+		if x.Again = someAt(rnd, kinds...); x.Again.Kind != "io" && rnd.IntN(2) == 0 {
+			x.Again = at{x.Again.Kind, adoptPoints[rnd.IntN(len(adoptPoints))], 1 + rnd.IntN(4)}
 		}
 	}
 	if rnd.IntN(10) < trouble {
@@ -457,6 +455,9 @@ func (w *world) sync(ctx context.Context, x step, r *replica) error {
 	}
 	w.trace("    = %v", err)
 	if x.Kind == "push" || x.Kind == "sync" {
+		if bad(r.pushErr) && strings.Contains(r.pushErr.Error(), "push: pull: ") {
+			r.pullErr = r.pushErr // by the way, and the push got no further
+		}
 		r.mayHavePulled()
 	}
 	switch x.Kind {

@@ -524,51 +524,39 @@ func shelf(x *write) {
 
 // rebuild replaces a table by a new one with the same rows, or some of them, as
 // migrations do where ALTER TABLE is not enough: in one transaction, or first the
-// new table and in a later one the rest.
+// new table and in a later one the rest. All replicas give it the same name.
 func rebuild(x *write) {
-	table, columns, b := "reb", "id, v, w", &rebuilt{rows: map[string]row{}}
-	create := `(id TEXT PRIMARY KEY, v, w)`
+	table, columns, create := "reb", "id, v, w", `(id TEXT PRIMARY KEY, v, w)`
+	b := &rebuilt{begin: true, end: true, rows: map[string]row{}}
 	if x.rnd.IntN(3) == 0 && x.r.live.get(form, "grown") == nil {
-		table, columns, b.once = "grown", "id, v", true
-		create = `(id TEXT PRIMARY KEY, v, ` + grownColumn + ` INTEGER DEFAULT 77)`
+		table, columns, create = "grown", "id, v", fmt.Sprintf(`(id TEXT PRIMARY KEY, v, %s INTEGER DEFAULT %d)`, grownColumn, grownDefault)
+		b.once = true
 	}
-	name, where := "new_"+table, ""
-	half := !b.once && x.rnd.IntN(2) == 0
-	if half {
-		// The name says whose it is: nobody else goes on with it.
-		name = fmt.Sprintf("new_%s_%s_", table, x.owner)
-		for begun := range x.r.live {
-			if strings.HasPrefix(begun, name) {
-				b.from = begun
-			}
-		}
-		name += strings.Trim(x.token, "~")
+	b.name = "new_" + table
+	if x.r.live[b.name] != nil {
+		b.begin = false
+	} else if !b.once {
+		b.end = x.rnd.IntN(2) == 0
 	}
-	if b.from != "" {
-		name = b.from
-	} else {
-		x.sql(`CREATE TABLE ` + name + create)
+	if b.begin {
+		where := ""
 		if x.rnd.IntN(4) == 0 {
 			where = ` WHERE v % 5 <> 0`
 		}
-		x.sql(`INSERT INTO ` + name + `(` + columns + `) SELECT ` + columns + ` FROM ` + table + where)
+		x.sql(`CREATE TABLE ` + b.name + create)
+		x.sql(`INSERT INTO ` + b.name + `(` + columns + `) SELECT ` + columns + ` FROM ` + table + where)
 		for _, r := range x.rows(table, func(r row) bool { return where == "" || r["v"].(int64)%5 != 0 }) {
 			if b.once {
 				r = merged(r, row{grownColumn: grownDefault})
 			}
-			if half {
-				x.put(name, r)
-			} else {
-				b.rows[keyOf(r["id"])] = r
-			}
-		}
-		if half {
-			return
+			b.rows[keyOf(r["id"])] = r
 		}
 	}
-	x.sql(`DROP TABLE ` + table)
-	x.sql(`ALTER TABLE ` + name + ` RENAME TO ` + table)
-	x.sql(`CREATE INDEX ` + table + `_v ON ` + table + `(v)`)
+	if b.end {
+		x.sql(`DROP TABLE ` + table)
+		x.sql(`ALTER TABLE ` + b.name + ` RENAME TO ` + table)
+		x.sql(`CREATE INDEX ` + table + `_v ON ` + table + `(v)`)
+	}
 	x.rebuilt = append(x.rebuilt, op{table: table, rebuilt: b})
 }
 
