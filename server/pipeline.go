@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tursosync/tursosync/internal/wal"
 	"github.com/tursosync/tursosync/internal/wire"
 )
 
@@ -97,70 +96,6 @@ func interruptible(ctx context.Context, c *conn) (stop func()) {
 		mu.Lock()
 		defer mu.Unlock()
 		ended = true
-	}
-}
-
-// afterCommit lets the history see what was committed, wakes long polls, and has
-// a WAL that has grown moved into the file.
-func (s *Server) afterCommit() {
-	state, err := s.history.refreshed()
-	if err != nil {
-		s.cfg.Logger.Error("after commit", "error", err)
-		return
-	}
-	if wal.Size(state.MaxFrame-state.Backfill) < s.cfg.CheckpointBytes || !s.checkpointing.CompareAndSwap(false, true) {
-		return
-	}
-	if !s.enter() {
-		return
-	}
-	go func() {
-		defer s.active.Done()
-		defer s.checkpointing.Store(false)
-		if !s.turn.wait(s.ctx, time.Second) {
-			return
-		}
-		defer s.turn.end()
-		if !s.gate.TryLock() {
-			return // the next commit tries again
-		}
-		defer s.gate.Unlock()
-		if err := s.history.checkpoint(s.cfg.CheckpointBytes, false); err != nil {
-			s.cfg.Logger.Error("checkpoint", "error", err)
-		}
-	}()
-}
-
-// Checkpoint moves the WAL into the file, as far as no reader needs it. Revisions
-// stay valid.
-func (s *Server) Checkpoint() error {
-	if !s.enter() {
-		return ErrClosed
-	}
-	defer s.active.Done()
-	s.gate.Lock()
-	defer s.gate.Unlock()
-	return s.history.checkpoint(0, true)
-}
-
-// Digest checkpoints and returns the SHA-256 of the database file: that of every
-// replica's base that has pulled all of it.
-func (s *Server) Digest() (string, error) {
-	if !s.enter() {
-		return "", ErrClosed
-	}
-	defer s.active.Done()
-	s.gate.Lock()
-	defer s.gate.Unlock()
-	// Pulls that were answered may not have closed their transactions yet.
-	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
-		if err := s.history.checkpoint(0, true); err != nil {
-			return "", err
-		}
-		d, err := s.history.digest()
-		if err == nil || time.Since(begun) > time.Second {
-			return d, err
-		}
 	}
 }
 
