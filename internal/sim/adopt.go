@@ -57,6 +57,10 @@ func (w *world) adopt(ctx context.Context, x step, rnd *rand.Rand) error {
 	modes := existing[x.N%len(existing)]
 	r.existing = modes[0]
 	w.stats.faults["adopt."+string(modes[len(modes)-1])]++
+	// What is written on top of a file that is downloaded over loses its ground.
+	if modes[len(modes)-1] == tursosync.ExistingDownload {
+		w.unsound[r.owner] = true
+	}
 	crashed, hit, err := w.during(r, x.At, r.open)
 	if crashed != "" {
 		err = w.crash(r, crashed, at{})
@@ -178,7 +182,7 @@ func (w *world) learnAdopted(r *replica, base, live state) error {
 	if file := r.log[0]; there(file) {
 		return &violation{fmt.Sprintf("%s took the remote's content, and %s of its own is still there", r.name, file)}
 	}
-	w.unsound[r.owner] = true // what was written on top of the file has no ground any more
+	r.owner = w.newOwner()
 	for _, t := range r.log {
 		if t.foreign && !there(t) {
 			w.gone[t.token] = true
