@@ -66,7 +66,14 @@
 // wait for a comparison, transactions keep to rows of their owner: what is found may be
 // logged with them, as a difference.
 //
-// # Known hole
+// # Known holes
+//
+// Two replicas rebuild a table, with the same name for the new one, one of them in two
+// transactions. When the first half is on the remote, another replica that pulls it
+// takes its own CREATE of the new table for done, and forgets it. Once somebody has
+// renamed that table, its rebuild counts as done as well (its rows are written), and
+// half a rebuild halts as a disagreement. Nothing is lost, but it is not what the model
+// says.
 //
 // A copy of files with pending changes, opened after or beside the original, pushes
 // these changes again if the original has pushed them since: the fence tells that

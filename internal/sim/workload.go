@@ -524,7 +524,8 @@ func shelf(x *write) {
 
 // rebuild replaces a table by a new one with the same rows, or some of them, as
 // migrations do where ALTER TABLE is not enough: in one transaction, or first the
-// new table and in a later one the rest. All replicas give it the same name.
+// new table and in a later one the rest. What is rebuilt at once has the same name
+// everywhere; half of it has one of its owner's (see "Known holes").
 func rebuild(x *write) {
 	table, columns, create := "reb", "id, v, w", `(id TEXT PRIMARY KEY, v, w)`
 	b := &rebuilt{begin: true, end: true, rows: map[string]row{}}
@@ -533,10 +534,10 @@ func rebuild(x *write) {
 		b.once = true
 	}
 	b.name = "new_" + table
-	if x.r.live[b.name] != nil {
-		b.begin = false
-	} else if !b.once {
-		b.end = x.rnd.IntN(2) == 0
+	if half := b.name + "_" + x.owner; !b.once && x.r.live[half] != nil {
+		b.name, b.begin = half, false
+	} else if !b.once && x.rnd.IntN(2) == 0 {
+		b.name, b.end = half, false
 	}
 	if b.begin {
 		where := ""
