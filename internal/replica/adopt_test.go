@@ -244,18 +244,40 @@ func TestForeignRowsBetween(t *testing.T) {
 			return // the gate is taken
 		}
 		cli(t, rep.Path(), `INSERT INTO bag VALUES ('gone'), ('stays')`)
-		writeNoting(t, rep, func() { rep.compare = true }, `DELETE FROM bag WHERE x = 'gone'`) // Pending has the mutex
+		captured(t, rep, `DELETE FROM bag WHERE x = 'gone'`)
 	}})
 	pulled(t, rep, rem)
 	rem.exec(`INSERT INTO bag VALUES ('their 2'), ('their 3'), ('their 4'), ('their 5')`)
 	cli(t, rep.Path(), `INSERT INTO bag VALUES ('first')`)
 	for rem.push(rep, syncer.Limits{}) > 0 {
 	}
-	if rounds != absorbRounds+1 {
-		t.Errorf("logged rows of another program %d times, want %d", rounds, absorbRounds+1)
+	if rounds <= absorbRounds {
+		t.Errorf("logged rows of another program %d times: the gate was not needed", rounds)
 	}
 	pulled(t, rep, rem)
 	wantRows(t, rep, `SELECT x FROM bag ORDER BY x`, "base", "first", "stays", "stays", "their 2", "their 3", "their 4", "their 5")
+}
+
+// captured runs a statement on a connection of the driver's kind.
+func captured(t *testing.T, rep *Replica, text string) {
+	t.Helper()
+	c, err := openConn(rep.files.live, "mode=rw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	session, err := rep.log.Session(c.SQLiteConn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	st, err := session.Prepare(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := session.Run(t.Context(), st, func() error { return c.exec(text) }); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
 }
 
 // TestForeignCheckpoint: another program checkpoints and resets the WAL; pages

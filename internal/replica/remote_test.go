@@ -321,16 +321,6 @@ func sameFields(a, b map[string]driver.Value) bool {
 // so that these tests need no capture.
 func write(t testing.TB, rep *Replica, statements ...string) {
 	t.Helper()
-	writeNoting(t, rep, func() {
-		rep.mu.Lock()
-		defer rep.mu.Unlock()
-		rep.compare = true
-	}, statements...)
-}
-
-// writeNoting is write; what a commit of another program's is noted with is the caller's.
-func writeNoting(t testing.TB, rep *Replica, foreign func(), statements ...string) {
-	t.Helper()
 	ctx := context.Background()
 	if err := rep.log.Acquire(ctx); err != nil {
 		t.Fatal(err)
@@ -355,7 +345,9 @@ func writeNoting(t testing.TB, rep *Replica, foreign func(), statements ...strin
 	}
 	if ws.Change != rep.log.Expected() {
 		t.Logf("foreign write found by a write")
-		foreign()
+		rep.mu.Lock()
+		rep.compare = true
+		rep.mu.Unlock()
 	}
 	for _, s := range statements {
 		if err := c.exec(s); err != nil {
