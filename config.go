@@ -123,7 +123,9 @@ type Config struct {
 	// and may skip it or send another statement instead. The next pull that brings
 	// pages then makes the row here what it is there.
 	Transform cdc.Transform
-	// HTTPClient talks to the remote; nil means one of our own.
+	// HTTPClient talks to the remote; nil means one of our own. Its Transport is used,
+	// and its Timeout for how long the remote may take to answer or stand still (0: a
+	// minute); redirects are not followed, and there are no cookies.
 	HTTPClient *http.Client
 	// Logger is told what the syncer does; nil means nobody.
 	Logger *slog.Logger
