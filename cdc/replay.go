@@ -199,8 +199,9 @@ func rejection(err error) Reason {
 }
 
 // Knows tells whether every row of base that a transaction updates or deletes, in
-// tables where only the rowid tells rows apart, is there as the log has it. If one is
-// not, then it never was in base: another program had written it. Of a transaction that
+// tables where only the rowid tells rows apart, is there as the log has it, and none
+// that it inserts. If not, another program had written that row, or deleted one whose
+// rowid was given again. Of a transaction that
 // renames or rebuilds such a table it may say so of rows that were in base.
 func (r *Replayer) Knows(txn []Change) (bool, error) {
 	type row struct {
@@ -216,7 +217,11 @@ func (r *Replayer) Knows(txn []Change) (bool, error) {
 		if c.Schema != nil {
 			continue
 		}
-		bag, err := c.Shape.bagImage(c.Before)
+		image := c.Before
+		if c.Type == Insert {
+			image = c.After
+		}
+		bag, err := c.Shape.bagImage(image)
 		if err != nil {
 			return false, err
 		}
@@ -234,7 +239,11 @@ func (r *Replayer) Knows(txn []Change) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("look for row %d of table %q: %w", c.RowID, c.Table, err)
 		}
-		if values == nil || !bytes.Equal(EncodeRecord(anyValues(values)), c.Before) {
+		if c.Type == Insert {
+			if values != nil {
+				return false, nil
+			}
+		} else if values == nil || !bytes.Equal(EncodeRecord(anyValues(values)), c.Before) {
 			return false, nil
 		}
 		if changed != nil {
