@@ -27,6 +27,10 @@ const adoptRoom int64 = 1 << 40
 // push need not send them all at once.
 const adoptTxn = 1000
 
+// insteadTxn is the same where the rows are also those of transactions of ours, which
+// nobody should see the half of.
+const insteadTxn = 100_000
+
 // spool is a scratch database that holds changes until they can be logged: they
 // may be many more than fit into memory.
 type spool struct {
@@ -67,11 +71,15 @@ func (s *spool) close() error {
 // transaction of its own: it is pushed alone anyway.
 func (s *spool) add(c *cdc.Change, seconds int64) error {
 	s.last++
-	if s.txn == 0 || c.Schema != nil || s.rows >= adoptTxn {
+	most := adoptTxn
+	if s.instead > 0 {
+		most = insteadTxn
+	}
+	if s.txn == 0 || c.Schema != nil || s.rows >= most {
 		s.txn, s.rows = s.last, 0
 	}
 	if s.rows++; c.Schema != nil {
-		s.rows = adoptTxn
+		s.rows = most
 	}
 	c.ID, c.Txn, c.Time = s.last, s.txn, time.Unix(seconds, 0)
 	if s.batch = append(s.batch, *c); len(s.batch) < 100 {

@@ -233,6 +233,25 @@ func TestForeignRowsChanged(t *testing.T) {
 	wantRows(t, rep, `SELECT x FROM bag ORDER BY x`, "base", "new", "stays", "their 2", "their 3", "their 4")
 }
 
+// TestForeignRowsChangedInOne: a transaction of ours that is logged anew together with
+// other programs' rows arrives as a whole.
+func TestForeignRowsChangedInOne(t *testing.T) {
+	rem := newRemote(t, people, `CREATE TABLE bag(x)`, `INSERT INTO bag VALUES ('base')`)
+	rep := newReplica(t, Config{})
+	pulled(t, rep, rem)
+	cli(t, rep.Path(), `INSERT INTO bag VALUES ('gone')`)
+	write(t, rep, `DELETE FROM bag WHERE x = 'gone'`,
+		`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) INSERT INTO people(id, name) SELECT i, 'mine' FROM n`,
+		`INSERT INTO bag SELECT 'mine' FROM people`)
+	p, err := rep.Pending(t.Context(), syncer.Limits{Changes: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Txns) != 1 || len(p.Txns[0].Changes) != 5000 || p.More {
+		t.Errorf("%d transactions are pending, the first of %d changes, more: %v; want one of 5000", len(p.Txns), len(p.Txns[0].Changes), p.More)
+	}
+}
+
 // TestForeignRowsBetween: another program writes a row, and it is deleted here, between the
 // comparison and the read of what is to be pushed; often enough that it needs the gate.
 func TestForeignRowsBetween(t *testing.T) {
