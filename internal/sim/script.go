@@ -278,8 +278,13 @@ func (w *world) step(x step) error {
 			return err
 		}
 	}
-	if err := w.checkReplica(r); err != nil {
-		return err
+	for _, o := range w.replicas {
+		if o == r || o.byTheWay && o.db != nil {
+			o.byTheWay = false
+			if err := w.checkReplica(o); err != nil {
+				return err
+			}
+		}
 	}
 	switch x.Kind {
 	case "commit", "read", "unread", "copy", "sleep", "huge", "tiny", "foreign", "clock", "visit":

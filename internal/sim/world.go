@@ -123,8 +123,9 @@ type replica struct {
 	// pushErr and pullErr are those of the last push and pull.
 	pushErr, pullErr error
 	// fuzzy: a pull is committed into live, but its pages are not all in base.
-	fuzzy   bool
-	closing bool
+	byTheWay bool // it pushed while another one's step was on, and may have pulled
+	fuzzy    bool
+	closing  bool
 	// powerless: its machine has lost power; what was not synced may be gone.
 	powerless bool
 	// wary: files went back in time. The next pull finds out (2), and the push after it
@@ -691,7 +692,11 @@ func (w *world) pushMeanwhile(r *replica, n int) {
 	}
 	o.net.begin(nil)
 	o.pushErr = o.handle.Push(ctx)
+	if bad(o.pushErr) && strings.Contains(o.pushErr.Error(), "push: pull: ") {
+		o.pullErr = o.pushErr
+	}
 	o.mayHavePulled()
+	o.byTheWay = true
 }
 
 var tokenText = regexp.MustCompile(`~[0-9]+~`)
