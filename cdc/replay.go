@@ -208,10 +208,8 @@ func (r *Replayer) Knows(txn []Change) (bool, error) {
 		table string
 		id    int64
 	}
-	var changed map[row]bool // by the transaction so far; with a schema change in it, a row may change twice
-	if slices.ContainsFunc(txn, func(c Change) bool { return c.Schema != nil }) {
-		changed = make(map[row]bool)
-	}
+	changed := make(map[row]bool) // by the transaction so far: its log may have a row twice
+	schema := slices.ContainsFunc(txn, func(c Change) bool { return c.Schema != nil })
 	for i := range txn {
 		c := &txn[i]
 		if c.Schema != nil {
@@ -229,25 +227,27 @@ func (r *Replayer) Knows(txn []Change) (bool, error) {
 		if !bag || c.Local || name == "" || changed[row{c.Table, c.RowID}] {
 			continue
 		}
+		changed[row{c.Table, c.RowID}] = true
 		b := (&statement{}).add("SELECT ")
-		b.list(len(c.Shape.Columns), func(i int) { b.add("+", quote(c.Shape.Columns[i])) })
+		if c.Type == Insert {
+			b.add("1")
+		} else {
+			b.list(len(c.Shape.Columns), func(i int) { b.add("+", quote(c.Shape.Columns[i])) })
+		}
 		b.add(" FROM main.", quote(c.Table), " WHERE ", quote(name), " = ?")
 		values, err := queryRow(r.conn, b.String(), c.RowID)
-		if e := (sqlite3.Error{}); changed != nil && errors.As(err, &e) && e.Code == sqlite3.ErrError {
-			return false, nil // no such table or column before this transaction
+		known := values == nil
+		if c.Type != Insert {
+			known = values != nil && bytes.Equal(EncodeRecord(anyValues(values)), c.Before)
+		}
+		if e := (sqlite3.Error{}); schema && errors.As(err, &e) && e.Code == sqlite3.ErrError {
+			known, err = c.Type == Insert, nil // no such table or column before this transaction
 		}
 		if err != nil {
 			return false, fmt.Errorf("look for row %d of table %q: %w", c.RowID, c.Table, err)
 		}
-		if c.Type == Insert {
-			if values != nil {
-				return false, nil
-			}
-		} else if values == nil || !bytes.Equal(EncodeRecord(anyValues(values)), c.Before) {
+		if !known {
 			return false, nil
-		}
-		if changed != nil {
-			changed[row{c.Table, c.RowID}] = true
 		}
 	}
 	return true, nil
@@ -297,8 +297,9 @@ type attempt struct {
 	kept         int  // the log is the first changes of txn, so many of them, …
 	differs      bool // … unless it differs: then it is out.Log
 	deletesFirst bool
-	inserts      []*rowChange // the second half of deletesFirst
-	undo         []func()     // takes back what the Replayer remembers
+	inserts      []*rowChange    // the second half of deletesFirst, …
+	awaited      map[string]bool // … and what identifies them
+	undo         []func()        // takes back what the Replayer remembers
 }
 
 func (a *attempt) all(ctx context.Context) error {
@@ -327,7 +328,7 @@ func (a *attempt) all(ctx context.Context) error {
 // insertRest inserts what the deletes of deletesFirst made room for.
 func (a *attempt) insertRest() error {
 	rows := a.inserts
-	a.inserts = nil
+	a.inserts, a.awaited = nil, nil
 	for _, r := range rows {
 		if err := a.insert(r); err != nil {
 			return &changeError{id: r.ID, err: err}
@@ -708,8 +709,15 @@ func (r *rowChange) becomeInsert() {
 // insertRest.
 func (a *attempt) deleteFirst(r *rowChange) error {
 	if r.Type == Insert {
-		a.inserts = append(a.inserts, r)
+		a.insertLater(r)
 		return nil
+	}
+	// A log that was written in steps may have a row twice. After each step what is unique
+	// is so again: there is room for the rows of the one before.
+	if a.awaited[rowImage(r, r.Before)] {
+		if err := a.insertRest(); err != nil {
+			return err
+		}
 	}
 	bag := r.bagBefore
 	found, err := a.delete(r)
@@ -720,9 +728,22 @@ func (a *attempt) deleteFirst(r *rowChange) error {
 		if bag && !found {
 			r.becomeInsert()
 		}
-		a.inserts = append(a.inserts, r)
+		a.insertLater(r)
 	case found || !bag:
 		a.keep(r.Change)
 	}
 	return nil
+}
+
+func (a *attempt) insertLater(r *rowChange) {
+	if a.awaited == nil {
+		a.awaited = make(map[string]bool)
+	}
+	a.inserts = append(a.inserts, r)
+	a.awaited[rowImage(r, r.After)] = true
+}
+
+// rowImage identifies a row as the log has it before or after a change.
+func rowImage(r *rowChange, record []byte) string {
+	return fmt.Sprintf("%s %d %s", lower(r.Table), r.logged, record)
 }
