@@ -120,6 +120,9 @@ func (h *history) do(who, verb string, rest []string) error {
 			return errors.New("no error")
 		}
 	case "sqlite3":
+		if _, err := exec.LookPath("sqlite3"); err != nil {
+			h.Skip("needs the sqlite3 command")
+		}
 		out, err := exec.Command("sqlite3", "-bail", s.path, strings.Join(rest, ";\n")).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w\n%s", err, out)
