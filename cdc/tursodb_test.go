@@ -188,7 +188,9 @@ func TestTursodbRandom(t *testing.T) {
 		return strings.Contains(sql, "WITHOUT ROWID") || strings.Contains(sql, "STORED")
 	})
 	for round := range uint64(6) {
-		r := random{Rand: rand.New(rand.NewPCG(s, round))}
+		// The statements go out without internal/remote, which sends other numbers as
+		// quotients: one double in a thousand would arrive as its neighbour.
+		r := random{Rand: rand.New(rand.NewPCG(s, round)), json: true}
 		r.text = []string{"", "a\x00b", "naïve", "A", "a", "a ", "1", "1.0"} // no bytes that are not UTF-8
 		empty, live := open(t), open(t)
 		for _, i := range r.Perm(len(taken))[:3] {
