@@ -325,7 +325,7 @@ func rowKey(db *database, c *cdc.Change) string {
 	_, values := rowOf(db, c, image)
 	key := c.Table
 	for _, k := range c.Shape.Key {
-		key += fmt.Sprintf(" %q", fmt.Sprint(values[k]))
+		key += " " + literal(values[k])
 	}
 	return key
 }
@@ -368,7 +368,7 @@ func putRow(db *database, c *cdc.Change) {
 	db.Helper()
 	columns, values := rowOf(db, c, c.After)
 	marks := strings.TrimSuffix(strings.Repeat("?, ", len(values)), ", ")
-	_, err := db.Exec("INSERT INTO main."+hooks.Quote(c.Table)+"("+strings.Join(columns, ", ")+") VALUES ("+marks+")", bound(values))
+	_, err := db.Exec("INSERT OR ABORT INTO main."+hooks.Quote(c.Table)+"("+strings.Join(columns, ", ")+") VALUES ("+marks+")", bound(values))
 	if err != nil {
 		db.Errorf("change %d of %s: put %v: %v", c.ID, c.Table, values, err)
 	}
