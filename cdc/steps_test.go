@@ -20,3 +20,28 @@ func TestLogInSteps(t *testing.T) {
 	s.checkCapture()
 	s.checkPush()
 }
+
+// TestRekeyedInSteps: rows that the transaction itself inserted, and that were logged
+// before their keys moved on, are deleted before they are inserted again.
+func TestRekeyedInSteps(t *testing.T) {
+	for _, table := range []string{
+		`CREATE TABLE t(k INTEGER PRIMARY KEY DESC, v)`,
+		`CREATE TABLE t(k TEXT PRIMARY KEY, v)`,
+		`CREATE TABLE t(k PRIMARY KEY, v) WITHOUT ROWID`,
+		`CREATE TABLE t(k INTEGER PRIMARY KEY, v)`,
+	} {
+		t.Run(table, func(t *testing.T) {
+			l := newLive(t, table)
+			l.conn("main").run(
+				`BEGIN`,
+				`INSERT INTO t VALUES (5, 'a'), (4, 'b'), (3, 'c')`,
+				`CREATE TABLE other(x)`,
+				`UPDATE t SET k = -k`,
+				`UPDATE t SET k = -k - 1`,
+				`COMMIT`)
+			s := &story{live: l, patience: t.Context()}
+			s.checkCapture()
+			s.checkPush()
+		})
+	}
+}

@@ -401,7 +401,7 @@ int ts_flush(ts_capture *c, ts_txn *out) {
     for (i = 0; i < n && (any_gone || c->rekey) && rc == SQLITE_OK; i++) {
       const entry *e = &c->entries[i];
       if (!(e->flags & E_DIRTY)) continue;
-      if ((e->flags & E_GONE) || (c->rekey && c->tables[e->table].identities > 0 && !(e->flags & E_INSERTED))) {
+      if ((e->flags & E_GONE) || (c->rekey && c->tables[e->table].identities > 0 && (!(e->flags & E_INSERTED) || e->last >= 0))) {
         rc = flush_entry(c, i, 1, now);
       }
     }
