@@ -364,6 +364,7 @@ func slot(x *write) {
 	}
 	x.sql(`INSERT OR REPLACE INTO slots VALUES (?, ?, ?)`, id, s, x.token)
 	x.put("slots", row{"id": id, "slot": s, "v": x.token})
+	x.whole[ref{"slots", keyOf(id)}] = true
 }
 
 // family writes parents and children of one owner, with cascades.
@@ -452,6 +453,7 @@ func typed(x *write) {
 		"b": x.blob(x.rnd.IntN(20)), "x": x.value()}
 	x.sql(`REPLACE INTO types(id, i, r, t, b, x) VALUES (?, ?, ?, ?, ?, ?)`, id, r["i"], r["r"], r["t"], r["b"], r["x"])
 	x.put("types", r)
+	x.whole[ref{"types", keyOf(id)}] = true
 }
 
 // wide writes to the table that migrations add columns to.
@@ -687,10 +689,11 @@ func (w *world) parts(x *write, n int) {
 // ops are what the transaction has done, row by row.
 func (x *write) ops() (list []op) {
 	for _, ref := range sortedRefs(x.after) {
-		if o, ok := diffOp(ref.table, ref.key, x.r.live.get(ref.table, ref.key), x.after[ref]); ok {
-			if x.whole[ref] {
-				o.changed = nil
-			}
+		o, ok := diffOp(ref.table, ref.key, x.r.live.get(ref.table, ref.key), x.after[ref])
+		if x.whole[ref] && o.after != nil {
+			o.changed, ok = nil, true
+		}
+		if ok {
 			list = append(list, o)
 		}
 	}
