@@ -74,6 +74,7 @@ var cells = []cell{
 	{name: "delete-delete", setup: intKey, local: one(`DELETE FROM t`), remote: `DELETE FROM t`, want: nil},
 	{name: "delete-insert", setup: intKey, local: one(`DELETE FROM t`), remote: `INSERT INTO t VALUES(2,'r','r')`, want: one(`2 "r" "r"`)},
 	{name: "delete-then-insert-update", setup: intKey, local: []string{`DELETE FROM t`, `INSERT INTO t VALUES(1,'l','l')`}, remote: `UPDATE t SET a='r', b='r'`, want: one(`1 "l" "l"`)},
+	{name: "replace-update", setup: intKey, local: one(`REPLACE INTO t VALUES(1,'l','b')`), remote: `UPDATE t SET b='r'`, want: one(`1 "l" "r"`)},
 	{name: "several-updates-update", setup: intKey, local: []string{`UPDATE t SET a='l'`, `UPDATE t SET b='l'`, `UPDATE t SET b='b'`}, remote: `UPDATE t SET a='r', b='r'`, want: one(`1 "l" "b"`)},
 
 	// Changed keys.
