@@ -25,6 +25,23 @@ type columnDef struct {
 	def  string // the normal form of what follows the name
 }
 
+// collation is what a column of a table is compared by: the last one named.
+func (c columnDef) collation() string {
+	name, depth := "BINARY", 0
+	t := tokenize(c.def)
+	for i := range t {
+		switch {
+		case t[i].is("("):
+			depth++
+		case t[i].is(")"):
+			depth--
+		case depth == 0 && t[i].is("collate") && i+1 < len(t):
+			name = t[i+1].text
+		}
+	}
+	return name
+}
+
 func parseDefinition(sql string) definition {
 	t := trimSemicolons(tokenize(sql))
 	var d definition

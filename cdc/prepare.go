@@ -42,7 +42,7 @@ func (s *Session) forget() {
 
 // current tells whether the schema that we know is the one that Begin found.
 func (s *Session) current(t shim.Txn) bool {
-	if s.schema == nil || t.Stale || s.dropAll || s.schema.Cookie != t.Cookie ||
+	if s.schema == nil || t.Stale || s.dropAll || s.temp && s.unsure || s.schema.Cookie != t.Cookie ||
 		s.triggers.Any() && t.TempCookie != s.tempCookie {
 		return false
 	}
@@ -144,6 +144,11 @@ func (s *Session) careFor(st *Statement, g *target, r *ready) error {
 		return &UnsupportedError{What: fmt.Sprintf("writing to table %q", t.Name),
 			Why: "its columns take all names of the rowid, so that its rows cannot be told apart"}
 	}
+	if o, ok := s.schema.Find("table", g.table); ok {
+		if err := keyCollates(t, o.SQL); err != nil {
+			return err
+		}
+	}
 	if t.WithoutRowID {
 		if err := s.defineKeyed(t); err != nil {
 			return err
@@ -182,6 +187,37 @@ func (s *Session) watch(t *hooks.Table, care hooks.Care) error {
 	}
 	cookie, _ := row[0].(int64)
 	s.tempCookie = uint32(cookie)
+	return nil
+}
+
+// keyCollates refuses a primary key that is compared by another collation than its
+// column: rows that only one of the two tells apart would be taken for one, here and
+// in what is pushed.
+func keyCollates(t *hooks.Table, sql string) error {
+	if !strings.Contains(lower(sql), "collate") || t.Alias >= 0 {
+		return nil
+	}
+	key := t.KeyColumns
+	for _, x := range t.Unique {
+		for i, c := range x.Columns {
+			if x.Primary {
+				key = append(key, hooks.KeyColumn{Column: c, Collation: x.Collations[i]})
+			}
+		}
+	}
+	d := parseDefinition(sql)
+	for _, k := range key {
+		name := t.All[k.Column].Name
+		i := d.column(name)
+		if i < 0 {
+			continue
+		}
+		if c := d.columns[i].collation(); !strings.EqualFold(c, k.Collation) {
+			return &UnsupportedError{What: fmt.Sprintf("writing to table %q", t.Name),
+				Why:  fmt.Sprintf("its primary key compares %s by the collation %s, and the column itself by %s", name, k.Collation, strings.ToUpper(c)),
+				Hint: fmt.Sprintf("declare the column with COLLATE %s", k.Collation)}
+		}
+	}
 	return nil
 }
 
@@ -347,10 +383,9 @@ func (s *Session) logSchema(st *Statement, before schemaBefore) error {
 		return s.logPragma(st.name, before.value)
 	}
 	t, err := s.c.Begin(shim.Want{How: shim.BeginNothing, Replace: true})
-	if err != nil || t.Cookie == before.schema.Cookie {
+	if err != nil {
 		return err
 	}
-	s.altered = true
 	after, err := s.readSchema(t.Cookie)
 	if err != nil {
 		return err
@@ -358,6 +393,11 @@ func (s *Session) logSchema(st *Statement, before schemaBefore) error {
 	if err := s.setSchema(after); err != nil {
 		return err
 	}
+	if t.Cookie == before.schema.Cookie {
+		s.temp = true // a TEMP trigger on a table of main, perhaps
+		return nil
+	}
+	s.altered = true
 	s.c.DDL(true)
 	dropped, created := before.schema.Diff(after)
 	if before.table != nil {

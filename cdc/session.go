@@ -48,6 +48,7 @@ type Session struct {
 	savepoints []string // names, outermost first
 	outermost  bool     // the transaction was opened by savepoints[0]
 	altered    bool     // it changed the schema
+	temp       bool     // it may have changed what temp has for main: no cookie tells of a ROLLBACK
 	wake       bool     // changes were committed that nobody was told of
 	stuck      bool     // it is our own and cannot be rolled back yet
 	lineage    hooks.Lineage
@@ -226,7 +227,10 @@ func (s *Session) passed(st *Statement, inside bool) error {
 			s.savepoints = s.savepoints[:i+1]
 		}
 		s.unsure = true
-	case Schema, Pragma, Detach:
+	case Schema:
+		s.temp = true
+		s.forget()
+	case Pragma, Detach:
 		s.forget()
 	case Attach:
 		s.forget()
@@ -389,6 +393,10 @@ func (s *Session) settle(t shim.Txn) {
 	}
 	s.locked, s.unsure = false, false
 	if !t.InTx {
+		if s.temp {
+			s.temp = false
+			s.forget()
+		}
 		s.leave()
 		s.savepoints, s.outermost, s.altered = nil, false, false
 		if len(s.lineage.Steps) > 0 {

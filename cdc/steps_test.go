@@ -45,3 +45,29 @@ func TestRekeyedInSteps(t *testing.T) {
 		})
 	}
 }
+
+// TestTempTriggerReplaces: what a TEMP trigger on a table of main may do to its rows is
+// known from then on, and no longer when a ROLLBACK has taken it away or brought it back.
+func TestTempTriggerReplaces(t *testing.T) {
+	const trigger = `CREATE TEMP TRIGGER again BEFORE INSERT ON main.t BEGIN REPLACE INTO t VALUES (1, 'one'); END`
+	for name, script := range map[string][]string{
+		"alone":       {trigger},
+		"inside":      {`BEGIN`, trigger, `INSERT INTO t VALUES (3, 'three')`, `COMMIT`},
+		"drop undone": {trigger, `BEGIN`, `DROP TRIGGER again`, `INSERT INTO t VALUES (3, 'three')`, `ROLLBACK`},
+		"drop undone by a savepoint": {trigger, `BEGIN`, `INSERT INTO t VALUES (3, 'three')`, `SAVEPOINT s`, `DROP TRIGGER again`, `INSERT INTO t VALUES (4, 'four')`,
+			`ROLLBACK TO s`, `DELETE FROM t WHERE id > 2`, `COMMIT`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLive(t, `CREATE TABLE t(id INTEGER PRIMARY KEY, v)`)
+			l.conn("main").run(`INSERT INTO t VALUES (1, 'one')`)
+			l.conn("main").run(script...)
+			l.conn("main").run(`INSERT INTO t VALUES (2, 'two')`)
+			l.check()
+			for _, c := range l.changes()[1:] {
+				if c.RowID == 1 {
+					t.Errorf("row 1 is as it was, and logged:\n%s", logText(t, l.changes()))
+				}
+			}
+		})
+	}
+}
