@@ -39,6 +39,10 @@ var mutants = []mutant{
 		"for (i = 0; i < n && c->nlogged > 0; i++) {", "for (i = 0; i < n && c->nlogged > 1000000; i++) {", "./cdc"},
 	{"deletes are not logged first", "internal/shim/capture_flush.c",
 		"for (i = 0; i < n && (any_gone || c->rekey) && rc == SQLITE_OK; i++) {", "for (i = 0; i < 0; i++) {", "./cdc"},
+	{"a new row whose key moves on after it was logged counts as an update", "internal/shim/capture_flush.c",
+		"(!(e->flags & E_INSERTED) || e->last >= 0)", "!(e->flags & E_INSERTED)", "./cdc"},
+	{"what DROP of a TEMP trigger and ROLLBACK leave is not looked at", "cdc/session.go",
+		"		if s.temp {\n", "		if false {\n", "./cdc"},
 	{"commits behind the session's back pass", "internal/shim/capture_hooks.c",
 		"if (c->commit_ok && !c->poisoned) return 0;", "return 0;", "./cdc"},
 
