@@ -258,13 +258,21 @@ func (b *statement) match(r *rowChange, rowid string) *statement {
 }
 
 // whereBag adds the WHERE for a row without identity: by its rowid if base has
-// the row, by content if only the log has it.
+// the row, by content if only the log has it. Where the table has a key, the row is
+// without identity for a NULL in it: a row with a whole key may have been given the
+// rowid since, and is not meant.
 func (b *statement) whereBag(r *rowChange, rowid string) *statement {
 	b.add(" WHERE ", quote(rowid), " = ")
 	if r.Local {
 		return b.match(r, rowid)
 	}
-	return b.value(r.RowID)
+	b.value(r.RowID)
+	sep, end := " AND (", ""
+	for _, k := range r.Shape.Key {
+		b.add(sep, quote(r.Shape.Columns[k]), " IS NULL")
+		sep, end = " OR ", ")"
+	}
+	return b.add(end)
 }
 
 // update is UPDATE … SET of the changed columns, without its WHERE.
